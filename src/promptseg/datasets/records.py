@@ -1,0 +1,113 @@
+"""What every data set is turned into: pictures with their objects, and samples (one picture, one phrase, one mask)."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from promptseg.files import atomic_path
+
+Split = Literal["train", "val", "test"]
+PhraseKind = Literal["keyword", "short", "sentence"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+PHRASE_KINDS: tuple[PhraseKind, ...] = get_args(PhraseKind)
+
+
+@dataclass(frozen=True)
+class Rle:
+    """A binary mask, run-length encoded the way COCO does (column-major, compressed, ASCII).
+
+    Source: pycocotools.mask.
+    """
+
+    height: int
+    width: int
+    counts: str
+
+    @classmethod
+    def from_mask(cls, mask: NDArray[np.bool_]) -> "Rle":
+        """Encode a bool array [height, width]."""
+        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        return cls(mask.shape[0], mask.shape[1], encoded["counts"].decode("ascii"))
+
+    def to_coco(self) -> dict[str, Any]:
+        """Return the dictionary that pycocotools understands."""
+        return {"size": [self.height, self.width], "counts": self.counts.encode("ascii")}
+
+    def to_mask(self) -> NDArray[np.bool_]:
+        """Decode to a bool array [height, width]."""
+        return cast(NDArray[np.bool_], coco_mask.decode(self.to_coco()).astype(bool))
+
+    @property
+    def area(self) -> int:
+        """Number of pixels inside, without decoding."""
+        return int(coco_mask.area(self.to_coco()))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One stored picture and every object known in it (targets and distractors; for baselines).
+
+    `image` is "<archive file>/<member>", resolved by `archives.PictureArchives`; `objects` are masks at the picture's
+    size, in no particular order.
+    """
+
+    image: str
+    split: Split
+    height: int
+    width: int
+    objects: tuple[Rle, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture, one phrase, one mask (at the picture's size, after EXIF orientation)."""
+
+    sample_id: str
+    split: Split
+    image: str
+    height: int
+    width: int
+    phrase: str
+    phrase_kind: PhraseKind
+    mask: Rle
+
+
+def write_records(path: Path, records: Iterable[Picture] | Iterable[Sample]) -> int:
+    """Write one JSON object a line, atomically; return the number of lines."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as lines:
+        for record in records:
+            lines.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read what `write_records` wrote of samples. Raises ValueError with the line number on a malformed line."""
+    return [Sample(**{**fields, "mask": Rle(**fields["mask"])}) for fields in _read_lines(path, "mask")]
+
+
+def read_pictures(path: Path) -> list[Picture]:
+    """Read what `write_records` wrote of pictures. Raises ValueError with the line number on a malformed line."""
+    return [
+        Picture(**{**fields, "objects": tuple(Rle(**rle) for rle in fields["objects"])})
+        for fields in _read_lines(path, "objects")
+    ]
+
+
+def _read_lines(path: Path, required: str) -> Iterable[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                fields = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: got a line that is not JSON ({error}); rerun `dvc repro fetch`") from error
+            if not isinstance(fields, dict) or required not in fields:
+                raise ValueError(f"{path}:{number}: got a record without {required!r}; rerun `dvc repro fetch`")
+            yield fields

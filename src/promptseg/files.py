@@ -1,0 +1,60 @@
+"""Files appear whole or not at all: written under a temporary name beside the target, then renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path (`<name>.part`) that becomes `target`, a file or a folder, if the block succeeds.
+
+    On an error, a full disk included, the temporary is removed and an existing `target` stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".part")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _remove(target)
+        os.replace(temporary, target)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON for people and for diffs: indented, in the order given, NaN refused (ValueError)."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object; ValueError when the file holds anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: got text that is not JSON ({error}), wanted one JSON object") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: got {type(content).__name__}, wanted one JSON object")
+    return content
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
