@@ -1,0 +1,142 @@
+"""The embedded data set: seeded scenes of shapes with exact masks and phrases that single one object out."""
+
+import io
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from promptseg.datasets.archives import write_archive
+from promptseg.datasets.records import SPLITS, PhraseKind, Picture, Rle, Sample, Split, write_records
+from promptseg.datasets.shapes.facts import Seen, see
+from promptseg.datasets.shapes.phrases import has_distractor, make_phrases
+from promptseg.datasets.shapes.render import render
+from promptseg.datasets.shapes.scene import Layout, make_masks, sample_layout
+from promptseg.files import atomic_path
+
+MOST_OBJECTS = 8
+SMALLEST_TARGET_PX = 60
+JPEG_QUALITY = 92
+LAYOUT_ATTEMPTS = 2000  # a layout succeeds about every third time
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """How many scenes, and what is in them. `targets_per_scene` is capped by a scene's number of objects."""
+
+    seed: int
+    train_scenes: int
+    val_scenes: int
+    test_scenes: int
+    objects_min: int
+    objects_max: int
+    targets_per_scene: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, naming the key, for a number out of range."""
+        least = {"seed": 0, "train_scenes": 1, "val_scenes": 1, "test_scenes": 1, "objects_min": 2}
+        for key, minimum in {**least, "objects_max": self.objects_min, "targets_per_scene": 1}.items():
+            if getattr(self, key) < minimum:
+                limit = f"{minimum} (objects_min)" if key == "objects_max" else minimum
+                raise ValueError(f"{key}: got {getattr(self, key)}, wanted at least {limit}; raise it")
+        if self.objects_max > MOST_OBJECTS:
+            raise ValueError(f"objects_max: got {self.objects_max}, wanted at most {MOST_OBJECTS}; lower it")
+
+    def scenes(self, split: Split) -> int:
+        """Number of scenes of a split."""
+        return {"train": self.train_scenes, "val": self.val_scenes, "test": self.test_scenes}[split]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An object that is referred to, by its place in `RenderedScene.objects`, and its phrase of each kind."""
+
+    index: int
+    phrases: dict[PhraseKind, str]
+
+
+@dataclass(frozen=True)
+class RenderedScene:
+    """One scene: pixels uint8 RGB [h, w, 3], visible masks bool [objects, h, w], and what was drawn and said."""
+
+    pixels: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    layout: Layout
+    objects: tuple[Seen, ...]
+    targets: tuple[Target, ...]
+
+
+def render_scene(split: Split, index: int, config: ShapesConfig) -> RenderedScene:
+    """Make scene `index` of a split; it depends on the seed and the object and target counts only.
+
+    Layouts are drawn until `targets_per_scene` objects (or all, where there are fewer) have a distractor that shares
+    their colour or their shape and an unambiguous phrase of every kind.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, SPLITS.index(split), index]))
+    for _ in range(LAYOUT_ATTEMPTS):
+        layout = sample_layout(rng, config.objects_min, config.objects_max)
+        masks = make_masks(layout) if layout else None
+        if layout is None or masks is None:
+            continue
+        frame, seen = see(layout, masks)
+        targets: list[Target] = []
+        wanted = min(config.targets_per_scene, len(seen))
+        for item in (seen[i] for i in rng.permutation(len(seen))):
+            if item.area_px >= SMALLEST_TARGET_PX and has_distractor(item, seen) and len(targets) < wanted:
+                phrases = make_phrases(item, seen, frame, rng)
+                targets += [Target(item.index, phrases)] if phrases else []
+        if len(targets) == wanted:
+            return RenderedScene(render(layout, rng), masks.visible, layout, tuple(seen), tuple(targets))
+    raise AssertionError(f"no layout found for {split} {index} of {config}")
+
+
+def build_shapes(config: ShapesConfig, images: Path, samples: Path, pictures: Path) -> None:
+    """Write the folder `images` (a stored archive of JPEG files per split), `samples` and `pictures` (JSON lines).
+
+    Equal configurations give equal bytes, whatever the number of processor cores. Each output appears whole.
+    """
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        _build(config, pool, images, samples, pictures)
+
+
+def _build(config: ShapesConfig, pool: ProcessPoolExecutor, images: Path, samples: Path, pictures: Path) -> None:
+    all_samples: list[Sample] = []
+    all_pictures: list[Picture] = []
+
+    def members(split: Split) -> Iterator[tuple[str, bytes]]:
+        count = config.scenes(split)
+        scenes = pool.map(partial(_encode_scene, split, config=config), range(count), chunksize=8)
+        for encoded, picture, scene_samples in tqdm(scenes, desc=f"shapes {split}", total=count, unit="scene"):
+            all_pictures.append(picture)
+            all_samples.extend(scene_samples)
+            yield picture.image.partition("/")[2], encoded
+
+    with atomic_path(images) as folder:
+        folder.mkdir()
+        for split in SPLITS:
+            write_archive(folder / f"{split}.zip", members(split))
+    write_records(samples, all_samples)
+    write_records(pictures, all_pictures)
+
+
+def _encode_scene(split: Split, index: int, config: ShapesConfig) -> tuple[bytes, Picture, list[Sample]]:
+    scene = render_scene(split, index, config)
+    name, height, width = f"{split}-{index:06d}", scene.layout.height, scene.layout.width
+    stream = io.BytesIO()
+    Image.fromarray(scene.pixels).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    objects = tuple(Rle.from_mask(mask) for mask in scene.masks)
+    picture = Picture(f"{split}.zip/{name}.jpg", split, height, width, objects)
+    samples = [
+        Sample(f"{name}-{number}-{kind}", split, picture.image, height, width, phrase, kind, objects[target.index])
+        for number, target in enumerate(scene.targets)
+        for kind, phrase in target.phrases.items()
+    ]
+    return stream.getvalue(), picture, samples
