@@ -1,20 +1,23 @@
 """Files appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
+import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path (`<name>.part`) that becomes `target`, a file or a folder, if the block succeeds.
 
-    On an error, a full disk included, the temporary is removed and an existing `target` stays as it was.
+    On an error, a full disk included (OSError, naming `target`), the temporary is removed and an existing `target` stays
+    as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".part")
@@ -23,9 +26,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir():
             _remove(target)
-        os.replace(temporary, target)
-    except BaseException:
+        temporary.replace(target)
+    except BaseException as error:
         _remove(temporary)
+        if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename is None:
+            raise OSError(error.errno, f"{error.strerror}: make room and run again", str(target)) from error
         raise
 
 
