@@ -54,7 +54,8 @@ def see(layout: Layout, masks: Masks) -> tuple[Frame, list[Seen]]:
     edge = max(layout.height, layout.width)
     seen = []
     for index, (item, mask) in enumerate(zip(layout.objects, masks.visible, strict=True)):
-        rows, columns = np.nonzero(mask)
+        by_row, by_column = np.count_nonzero(mask, axis=1), np.count_nonzero(mask, axis=0)
+        rows, columns, area_px = np.flatnonzero(by_row), np.flatnonzero(by_column), int(by_row.sum())
         seen.append(
             Seen(
                 index=index,
@@ -62,13 +63,13 @@ def see(layout: Layout, masks: Masks) -> tuple[Frame, list[Seen]]:
                 colour=item.colour,
                 size=item.size,
                 radius=item.radius / edge,
-                area_px=len(rows),
-                x=float(columns.mean() + 0.5) / edge,
-                y=float(rows.mean() + 0.5) / edge,
-                left=int(columns.min()) / edge,
-                right=int(columns.max() + 1) / edge,
-                top=int(rows.min()) / edge,
-                bottom=int(rows.max() + 1) / edge,
+                area_px=area_px,
+                x=float(by_column @ np.arange(len(by_column)) / area_px + 0.5) / edge,
+                y=float(by_row @ np.arange(len(by_row)) / area_px + 0.5) / edge,
+                left=int(columns[0]) / edge,
+                right=int(columns[-1] + 1) / edge,
+                top=int(rows[0]) / edge,
+                bottom=int(rows[-1] + 1) / edge,
                 covered_px=tuple(int(count) for count in masks.hidden[index]),
             )
         )

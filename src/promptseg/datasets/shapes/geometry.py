@@ -48,9 +48,8 @@ def _cross(x: Plane, y: Plane) -> Plane:
 
 
 def _diamond(x: Plane, y: Plane) -> Plane:
-    across, along = 1 / 0.62, 1.0
-    norm = math.hypot(across, along)
-    return np.abs(x) * np.float32(across / norm) + np.abs(y) * np.float32(along / norm) - np.float32(1 / norm)
+    half_width = np.float32(0.62)
+    return (np.abs(x) + np.abs(y) * half_width - half_width) / np.float32(math.hypot(1, 0.62))
 
 
 def _heart(x: Plane, y: Plane) -> Plane:

@@ -1,11 +1,14 @@
 """Referring phrases: for one object, one phrase of each kind that is true of it and of nothing else in the scene."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from promptseg.datasets.records import PhraseKind
 from promptseg.datasets.shapes.facts import Frame, Seen, absolute_facts, is_clearly_larger, relative_facts, side_facts
 from promptseg.datasets.shapes.vocabulary import (
     ABSOLUTE_TEMPLATES,
+    FAMILIES,
     RELATIVE_TEMPLATES,
     SHORT_SIDE_TEMPLATES,
     Noun,
@@ -14,6 +17,22 @@ from promptseg.datasets.shapes.vocabulary import (
 
 DECIDING_ODDS = 0.85  # how often a sentence's relation is what tells the target from others of its name
 SIDE_IN_SHORT_ODDS = 0.2
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """A fact that holds for one object among those that `head` fits, with the name of what it is related to."""
+
+    fact: str
+    head: Noun
+    anchor: Noun | None = None
+
+    def say(self, rng: np.random.Generator) -> str:
+        if self.anchor is None:
+            template = str(rng.choice(ABSOLUTE_TEMPLATES[self.fact]))
+            return template.format(head=self.head.say(rng), heads=self.head.say(rng, plural=True))
+        template = str(rng.choice(RELATIVE_TEMPLATES[self.fact]))
+        return template.format(head=self.head.say(rng), anchor=self.anchor.say(rng))
 
 
 def has_distractor(target: Seen, seen: list[Seen]) -> bool:
@@ -83,36 +102,33 @@ def _short(target: Seen, seen: list[Seen], frame: Frame, rng: np.random.Generato
 
 
 def _sentence(target: Seen, seen: list[Seen], frame: Frame, rng: np.random.Generator) -> str | None:
-    """A relation to another object or to the picture; the kind of fact is drawn first, then its words."""
-    deciding: dict[str, list[tuple[Noun, Noun | None]]] = {}
-    redundant: dict[str, list[tuple[Noun, Noun | None]]] = {}
-    for head in (
-        Noun(target.shape),
-        Noun(None, target.colour),
-        Noun(target.shape, target.colour),
-        Noun(),
-    ):
-        rivals = _others(head, target, seen)
-        facts = absolute_facts(target, rivals, frame) if rivals else side_facts(target, rivals, frame)
-        for fact in facts:
-            (deciding if rivals else redundant).setdefault(fact, []).append((head, None))
-        for anchor in seen:
-            if anchor is target:
-                continue
-            rivals_but_anchor = [o for o in rivals if o is not anchor]
-            for fact in relative_facts(target, anchor, rivals_but_anchor):
-                options = (deciding if rivals_but_anchor else redundant).setdefault(fact, [])
-                options += [(head, name) for name in _unique_nouns(anchor, seen)]
-    wanted = deciding if rng.random() < DECIDING_ODDS else redundant
-    facts_with_options = {fact: options for fact, options in (wanted or deciding or redundant).items() if options}
-    if not facts_with_options:
+    """A relation to another object or to the picture, which mostly is what tells the target from its like."""
+    deciding, redundant = _statements(target, seen, frame)
+    preferred, fallback = (deciding, redundant) if rng.random() < DECIDING_ODDS else (redundant, deciding)
+    statements = preferred or fallback
+    families = [family for family in FAMILIES if any(s.fact in family for s in statements)]
+    if not families:
         return None
-    fact = str(rng.choice(sorted(facts_with_options)))
-    options = facts_with_options[fact]
-    return _say(fact, *options[rng.integers(len(options))], rng)
+    family = families[rng.integers(len(families))]
+    fact = str(rng.choice([fact for fact in family if any(s.fact == fact for s in statements)]))
+    options = [s for s in statements if s.fact == fact]
+    return options[rng.integers(len(options))].say(rng)
 
 
-def _say(fact: str, head: Noun, anchor: Noun | None, rng: np.random.Generator) -> str:
-    if anchor is not None:
-        return str(rng.choice(RELATIVE_TEMPLATES[fact])).format(head=head.say(rng), anchor=anchor.say(rng))
-    return str(rng.choice(ABSOLUTE_TEMPLATES[fact])).format(head=head.say(rng), heads=head.say(rng, plural=True))
+def _statements(target: Seen, seen: list[Seen], frame: Frame) -> tuple[list[_Statement], list[_Statement]]:
+    """All that can be said of the target: where the name alone leaves rivals, and where it already singles out."""
+    deciding: list[_Statement] = []
+    redundant: list[_Statement] = []
+    for head in (Noun(target.shape), Noun(None, target.colour), Noun(target.shape, target.colour), Noun()):
+        rivals = _others(head, target, seen)
+        if rivals:
+            deciding += [_Statement(fact, head) for fact in absolute_facts(target, rivals, frame)]
+        else:
+            redundant += [_Statement(fact, head) for fact in side_facts(target, rivals, frame)]
+        for anchor in (o for o in seen if o is not target):
+            compared = [o for o in rivals if o is not anchor]
+            facts = relative_facts(target, anchor, compared)
+            names = _unique_nouns(anchor, seen)
+            statements = [_Statement(fact, head, name) for fact in facts for name in names]
+            (deciding if compared else redundant).extend(statements)
+    return deciding, redundant

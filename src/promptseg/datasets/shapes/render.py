@@ -32,14 +32,17 @@ def render(layout: Layout, rng: np.random.Generator) -> NDArray[np.uint8]:
         coverage = np.clip(np.float32(0.5) - distance, 0, 1)
         grain = clouds[::-1, ::-1][rows, columns]  # turned round, so that it does not continue the ground
         shade = _shade(rng, item, rows, columns, grain)
-        window = picture[rows, columns]
-        for channel, value in enumerate(_object_rgb(rng, item.colour)):
-            window[..., channel] += coverage * (np.clip(value * shade, 0, 1) - window[..., channel])
+        for plane, value in zip(picture, _object_rgb(rng, item.colour), strict=True):
+            plane[rows, columns] += coverage * (np.minimum(value * shade, 1) - plane[rows, columns])
     light = _ramp(rng, layout.height, layout.width) * np.float32(rng.uniform(0.0, 0.3)) + np.float32(0.85)
     noise = rng.random((layout.height, layout.width), np.float32) - np.float32(0.5)
-    picture *= light[..., None]
-    picture += (noise * np.float32(rng.uniform(0.0, 0.06)))[..., None]
-    return (np.clip(picture, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    noise *= np.float32(rng.uniform(0.0, 0.06))
+    pixels = np.empty((layout.height, layout.width, 3), np.uint8)
+    for channel, plane in enumerate(picture):
+        plane *= light
+        plane += noise
+        pixels[..., channel] = np.clip(plane, 0, 1, out=plane) * np.float32(255) + np.float32(0.5)
+    return pixels
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int) -> Plane:
@@ -58,18 +61,14 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> Plane:
 
 
 def _ground(rng: np.random.Generator, clouds: Plane) -> Plane:
-    """Two muted colours mixed by a pattern and by clouds: float32 RGB [height, width, 3], 0..1."""
-    height, width = clouds.shape
+    """Two muted colours mixed by a pattern and by clouds: float32 RGB [3, height, width], 0..1."""
     weight = np.float32(rng.uniform(0.25, 0.6))
     mix = _pattern(rng, str(rng.choice(GROUNDS)), clouds) * (1 - weight) + clouds * weight
-    brightness = rng.uniform(0.32, 0.68)
-    contrast = rng.uniform(0.06, 0.16) * rng.choice((-1, 1))
+    brightness = rng.uniform(0.34, 0.6)  # neither black nor white objects drown
+    contrast = rng.uniform(0.06, 0.15) * rng.choice((-1, 1))
     first = brightness - contrast + rng.uniform(-0.07, 0.07, 3)
     second = brightness + contrast + rng.uniform(-0.07, 0.07, 3)
-    ground = np.empty((height, width, 3), np.float32)
-    for channel in range(3):
-        ground[..., channel] = mix * np.float32(second[channel] - first[channel]) + np.float32(first[channel])
-    return ground
+    return np.stack([mix * np.float32(to - start) + np.float32(start) for start, to in zip(first, second, strict=True)])
 
 
 def _pattern(rng: np.random.Generator, ground: str, clouds: Plane) -> Plane:
@@ -116,5 +115,5 @@ def _shade(rng: np.random.Generator, item: SceneObject, rows: slice, columns: sl
         return shade + (grain - np.float32(0.5)) * np.float32(0.3)
     if finish == "bands":
         period = np.float32(item.radius * rng.uniform(0.25, 0.6))
-        return shade * (1 - np.float32(0.18) * _wave(_ramp(rng, height, width, span_px=True) / period))
+        return shade * (1 - np.float32(0.15) * _wave(_ramp(rng, height, width, span_px=True) / period))
     return shade

@@ -25,6 +25,8 @@ SIZE_ODDS = (0.35, 0.4, 0.25)
 LARGEST_TURN_DEG = {"square": 18.0, "diamond": 15.0, "cross": 18.0, "heart": 35.0}  # others turn freely
 SMALLEST_VISIBLE_SHARE = 0.65
 PLACE_ATTEMPTS = 20
+APART_CLOSENESS = 0.95  # least distance of two centres, as a share of the sum of their radii
+OVERLAP_ODDS, OVERLAP_CLOSENESS = 0.25, (0.55, 0.85)  # how often, and how closely, one is put onto or under another
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,25 @@ def _place(
     radius = float(rng.uniform(*RADII[size])) * max(height, width)
     turn = LARGEST_TURN_DEG.get(shape, 180.0)
     angle = float(rng.uniform(-turn, turn))
-    closeness = 0.6 if rng.random() < 0.3 else 0.95  # of the sum of two radii: under about 0.9 objects may overlap
     margin = 0.85 * radius  # less than a radius: some objects are cut by the picture's border
+    neighbour = others[rng.integers(len(others))] if others and rng.random() < OVERLAP_ODDS else None
     for _ in range(PLACE_ATTEMPTS):
         x, y = float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin))
-        if all(math.hypot(x - o.x, y - o.y) >= closeness * (radius + o.radius) for o in others):
+        if neighbour:
+            x, y = _towards(neighbour, x, y, float(rng.uniform(*OVERLAP_CLOSENESS)) * (radius + neighbour.radius))
+        inside = margin <= x <= width - margin and margin <= y <= height - margin
+        apart = all(
+            math.hypot(x - o.x, y - o.y) >= APART_CLOSENESS * (radius + o.radius) for o in others if o is not neighbour
+        )
+        if inside and apart:
             return SceneObject(shape, colour, size, x, y, radius, angle)
     return None
+
+
+def _towards(start: SceneObject, x: float, y: float, distance: float) -> tuple[float, float]:
+    """The point at `distance` from an object's centre, in the direction of (x, y)."""
+    way = math.hypot(x - start.x, y - start.y)
+    return start.x + (x - start.x) / way * distance, start.y + (y - start.y) / way * distance
 
 
 def object_window(item: SceneObject, layout: Layout) -> tuple[slice, slice, Plane]:

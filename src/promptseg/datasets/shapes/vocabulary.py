@@ -48,6 +48,15 @@ RELATIVE_TEMPLATES = {
     "behind": ("the {head} behind the {anchor}", "the {head} partly hidden by the {anchor}"),
     "in_front_of": ("the {head} in front of the {anchor}", "the {head} that partly covers the {anchor}"),
 }
+FAMILIES = (  # facts of one sort; a sentence's sort is drawn first, so that rare sorts are heard too
+    ("left", "right", "top", "bottom"),
+    ("left_side", "right_side", "top_side", "bottom_side"),
+    ("top_left", "top_right", "bottom_left", "bottom_right", "middle"),
+    ("largest", "smallest"),
+    ("left_of", "right_of", "above", "below"),
+    ("closest_to", "furthest_from"),
+    ("behind", "in_front_of"),
+)
 SHORT_SIDE_TEMPLATES = {
     "left_side": ("the {head} on the left", "{head} on the left"),
     "right_side": ("the {head} on the right", "{head} on the right"),
