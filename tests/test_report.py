@@ -1,0 +1,152 @@
+import base64
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from promptseg.datasets.records import Picture, Rle, Sample
+from promptseg.preprocess import mask_to_canvas
+from promptseg.report.curves import draw_curves
+from promptseg.report.page import (
+    Report,
+    deployment_figures,
+    flatten,
+    headline,
+    quality_figures,
+    render_report,
+    write_report,
+)
+from promptseg.report.pictures import draw_examples
+from promptseg.scoring import score
+
+HOSTILE = "<script>alert('x')</script> \"$\\frac$ & 红色的圆"
+LATENCY = {
+    "latency_ms_estimated": 12.34,
+    "latency_ms_estimated_low": 9.5,
+    "latency_ms_estimated_high": 17,
+    "ops_without_cost": 0,
+    "spill_mb": None,
+    "host": {"latency_ms_cpu": 123.4},
+}
+
+
+def png(picture):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return io.BytesIO(stream.getvalue())
+
+
+def noise(height=90, width=120):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def box(height, width, top, left, side):
+    mask = np.zeros((height, width), bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def world(count=4):
+    """`count` pictures, one phrase each, predicted ever further off the truth; and how to read the pictures."""
+    truth = box(90, 120, 20, 20, 30)
+    samples, pictures, predictions = [], [], {}
+    for index in range(count):
+        image = f"a/{index}.png"
+        pictures.append(Picture(image, "val", 90, 120, (Rle.from_mask(truth),)))
+        samples.append(Sample(str(index), "val", image, 90, 120, HOSTILE, "short", Rle.from_mask(truth)))
+        predictions[str(index)] = Rle.from_mask(mask_to_canvas(box(90, 120, 20, 20 + 8 * index, 30)))
+    scores = score(samples, pictures, predictions, seed=0)
+    return scores, draw_examples(scores.rows, samples, predictions, lambda _: png(noise()), each=1)
+
+
+def report(**changes):
+    scores, examples = world()
+    curve = draw_curves([{"step": 1, "loss": 2.0}], "step", [["loss"]])
+    made = Report("shapes, nano", scores, LATENCY, examples, curve, {"params": {"res": 512}, "commit": HOSTILE})
+    return dataclasses.replace(made, **changes)
+
+
+class Tags(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.opened, self.unclosed, self.addresses, self.text = [], [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.opened.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "srcset", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.unclosed.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.unclosed.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_well_formed_and_loads_nothing():
+    page = render_report(report())
+    tags = Tags(page)
+    assert tags.unclosed == []
+    assert tags.addresses
+    assert all(address.startswith("data:image/") for address in tags.addresses)
+    assert not re.search(r"https?:|@import|url\(", page)
+
+
+def test_phrases_and_provenance_are_escaped():
+    tags = Tags(render_report(report()))
+    assert "script" not in tags.opened
+    assert tags.text.count(HOSTILE) == 4  # three captions, one line of provenance
+
+
+def test_the_page_shows_the_scores_and_the_pictures_it_was_given():
+    made = report()
+    page = render_report(made)
+    assert f"{made.scores.summary['miou']:.3f}" in page
+    assert "12.3 ms" in page
+    assert "9.50 to 17 ms; an estimate from the compiler" in page
+    first = re.search(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
+    assert Image.open(io.BytesIO(base64.b64decode(first[1]))).size == (480, 360)
+
+
+def test_the_page_repeats_exactly(tmp_path):
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / name, report())
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_the_page_does_without_curve_pictures_and_latency():
+    page = render_report(report(latency={}, examples=[], curve_png=None, provenance={}))
+    assert Tags(page).unclosed == []
+    assert "No pictures." in page
+    assert 'id="training"' not in page
+
+
+def test_phrases_that_were_not_run_are_counted():
+    summary = world()[0].summary
+    assert quality_figures(summary)[0].note == "on the original pictures: 4 phrases of 4 pictures"
+    assert quality_figures({**summary, "phrases_without_prediction": 7})[0].note.endswith("; 7 more were not run")
+
+
+@pytest.mark.parametrize(
+    "latency", [{}, {"host": None, "latency_ms_estimated": None}, {"host": {"latency_ms_cpu": None}}]
+)
+def test_what_was_not_measured_says_so(latency):
+    assert {figure.value for figure in deployment_figures(latency)} == {"not measured"}
+    assert headline(world()[0].summary, latency)[1].note == "nothing was compiled for the NPU"
+
+
+def test_zero_is_a_measurement():
+    values = {figure.label: figure.value for figure in deployment_figures(LATENCY)}
+    assert values["Operations without a cost"] == "0"
+    assert values["Spill"] == "not measured"
+    assert values["Host CPU latency"] == "123 ms"
+
+
+def test_provenance_is_flat():
+    assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": [1, 2]}) == [("a.b.c", "1"), ("a.d", "null"), ("e", "[1, 2]")]
