@@ -1,12 +1,15 @@
 """The embedded data set: seeded scenes of shapes with exact masks and phrases that single one object out."""
 
 import io
-import multiprocessing
+import math
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,10 @@ from promptseg.files import atomic_path
 MOST_OBJECTS = 8
 SMALLEST_TARGET_PX = 60
 JPEG_QUALITY = 92
-LAYOUT_ATTEMPTS = 2000  # a layout succeeds about every third time
+LAYOUT_ATTEMPTS = 2000  # two in three succeed; eight targets among eight objects take nine on average
+SCENES_WORTH_A_WORKER = 100  # another process takes about as long to start as these to make
+
+_EncodedScene = tuple[bytes, Picture, list[Sample]]
 
 
 @dataclass(frozen=True)
@@ -103,23 +109,24 @@ def build_shapes(config: ShapesConfig, images: Path, samples: Path, pictures: Pa
 
     Equal configurations give equal bytes, whatever the number of processor cores. Each output appears whole.
     """
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        _build(config, pool, images, samples, pictures)
+    total = sum(config.scenes(split) for split in SPLITS)
+    workers = min(os.cpu_count() or 1, math.ceil(total / SCENES_WORTH_A_WORKER))
+    _build(config, workers, images, samples, pictures)
 
 
-def _build(config: ShapesConfig, pool: ProcessPoolExecutor, images: Path, samples: Path, pictures: Path) -> None:
+def _build(config: ShapesConfig, workers: int, images: Path, samples: Path, pictures: Path) -> None:
     all_samples: list[Sample] = []
     all_pictures: list[Picture] = []
 
     def members(split: Split) -> Iterator[tuple[str, bytes]]:
         count = config.scenes(split)
-        scenes = pool.map(partial(_encode_scene, split, config=config), range(count), chunksize=8)
+        scenes = map_ordered(partial(_encode_scene, split, config=config), range(count))
         for encoded, picture, scene_samples in tqdm(scenes, desc=f"shapes {split}", total=count, unit="scene"):
             all_pictures.append(picture)
             all_samples.extend(scene_samples)
             yield picture.image.partition("/")[2], encoded
 
-    with atomic_path(images) as folder:
+    with _ordered_map(workers) as map_ordered, atomic_path(images) as folder:
         folder.mkdir()
         for split in SPLITS:
             write_archive(folder / f"{split}.zip", members(split))
@@ -127,7 +134,33 @@ def _build(config: ShapesConfig, pool: ProcessPoolExecutor, images: Path, sample
     write_records(pictures, all_pictures)
 
 
-def _encode_scene(split: Split, index: int, config: ShapesConfig) -> tuple[bytes, Picture, list[Sample]]:
+@contextmanager
+def _ordered_map(workers: int) -> Iterator[Callable[..., Iterator[_EncodedScene]]]:
+    """A `map` that keeps the order, in this process or over several."""
+    if workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_with_parent) as pool:
+        try:
+            yield partial(pool.map, chunksize=8)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _leave_with_parent() -> None:
+    """End this worker when the process that started it dies; by itself it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None, "runs in the pool's workers only"
+
+    def wait_and_leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_leave, daemon=True).start()
+
+
+def _encode_scene(split: Split, index: int, config: ShapesConfig) -> _EncodedScene:
     scene = render_scene(split, index, config)
     name, height, width = f"{split}-{index:06d}", scene.layout.height, scene.layout.width
     stream = io.BytesIO()

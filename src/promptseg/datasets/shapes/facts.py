@@ -15,6 +15,7 @@ from promptseg.datasets.shapes.scene import Layout, Masks
 ORDER_MARGIN = 0.06  # between centres, for leftmost and the like
 EDGE_MARGIN = 0.015  # between outer edges, for the same
 RELATION_MARGIN = 0.08  # between centres, for "left of"
+RELATION_CONE = 1.4  # how many times the distance across is contained in the distance along, for the same
 OPPOSITE_MARGIN = 0.02  # how far on the other side a rival of "left of" must be
 DISTANCE_MARGIN = 0.09  # between distances, for "closest to"
 SIDE_BAND = 0.1  # of the picture's width or height: nothing near the middle line is on a side
@@ -152,10 +153,10 @@ def relative_facts(target: Seen, anchor: Seen, rivals: list[Seen]) -> list[str]:
     """Names of RELATIVE_TEMPLATES that hold for target and anchor, and clearly fail for each rival and the anchor."""
     right, down = target.x - anchor.x, target.y - anchor.y
     directions = {
-        "left_of": -right >= max(RELATION_MARGIN, abs(down)) and target.right <= anchor.x,
-        "right_of": right >= max(RELATION_MARGIN, abs(down)) and target.left >= anchor.x,
-        "above": -down >= max(RELATION_MARGIN, abs(right)) and target.bottom <= anchor.y,
-        "below": down >= max(RELATION_MARGIN, abs(right)) and target.top >= anchor.y,
+        "left_of": -right >= max(RELATION_MARGIN, RELATION_CONE * abs(down)) and target.right <= anchor.x,
+        "right_of": right >= max(RELATION_MARGIN, RELATION_CONE * abs(down)) and target.left >= anchor.x,
+        "above": -down >= max(RELATION_MARGIN, RELATION_CONE * abs(right)) and target.bottom <= anchor.y,
+        "below": down >= max(RELATION_MARGIN, RELATION_CONE * abs(right)) and target.top >= anchor.y,
     }
     opposite: dict[str, Callable[[Seen], bool]] = {
         "left_of": lambda o: o.x >= anchor.x + OPPOSITE_MARGIN,
