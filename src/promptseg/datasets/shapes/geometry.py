@@ -79,7 +79,7 @@ def _triangle(x: Plane, y: Plane) -> Plane:
 
 def _star(x: Plane, y: Plane) -> Plane:
     """A pentagram: the points outside at most one of its five lines, so the second largest distance decides."""
-    first, second, *others = _side_distances(x, y, 5)
+    first, second, *others = _side_distances(x, -y, 5)  # each line lies across a corner, not opposite one
     largest, runner_up = np.maximum(first, second), np.minimum(first, second)
     for other in others:
         runner_up = np.maximum(runner_up, np.minimum(largest, other))
