@@ -97,7 +97,7 @@ class HostLatency:
     cpu: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatencyProfile:
     """What one inference costs. Every figure's name says where it comes from; None: this backend cannot say.
 
@@ -107,21 +107,23 @@ class LatencyProfile:
     """
 
     device: str
-    latency_ms_measured: float | None
-    latency_ms_estimated: float | None
-    latency_ms_estimated_low: float | None
-    latency_ms_estimated_high: float | None
-    latency_ms_simulated: float | None
-    latency_ms_simulated_low: float | None
-    latency_ms_simulated_high: float | None
-    simulated_cycles: int | None
-    ops_without_cost: int | None  # the simulated figures leave these operations out
-    ddr_read_mb: float | None  # 1 MB = 1e6 bytes, here and below
-    ddr_write_mb: float | None
-    spill_mb: float | None  # activations that did not fit on the chip: written out to DDR ...
-    fill_mb: float | None  # ... and read back
-    binary_mb: float | None
+    placed_on_npu: bool
+    latency_ms_measured: float | None = None
+    latency_ms_estimated: float | None = None
+    latency_ms_estimated_low: float | None = None
+    latency_ms_estimated_high: float | None = None
+    latency_ms_simulated: float | None = None
+    latency_ms_simulated_low: float | None = None
+    latency_ms_simulated_high: float | None = None
+    simulated_cycles: int | None = None
+    ops_without_cost: int | None = None  # the simulated figures leave these operations out
+    ddr_read_mb: float | None = None  # 1 MB = 1e6 bytes, here and below
+    ddr_write_mb: float | None = None
+    spill_mb: float | None = None  # activations that did not fit on the chip: written out to DDR ...
+    fill_mb: float | None = None  # ... and read back
+    binary_mb: float | None = None
     host: HostLatency
+    note: str
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary for a metrics file, `host` nested."""

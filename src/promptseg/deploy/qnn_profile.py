@@ -1,0 +1,93 @@
+"""The performance simulator's figures, read from the compiler's profiling CSV."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+_SECTION_START = "Performance Estimates"
+_CYCLES = "Simulated (Accelerator exec cycles)"
+_TIME = "Simulated (Accelerator exec time us)"
+_TIME_LOW = "Simulated (Accelerator exec time us (lower estimate))"
+_TIME_HIGH = "Simulated (Accelerator exec time us (upper estimate))"
+_MISSING = "Missing Ops (Number of Ops with no Costs associated)"
+_INPUT_FILL = "Input Fill"
+_FILL = "Intermediate Fill"
+_SPILL = "Intermediate Spill"
+_OUTPUT_SPILL = "Output Spill"
+# figure -> the unit that it must have in the file, for each figure that is read
+_UNITS = {_CYCLES: "CYCLES", _TIME: "US", _TIME_LOW: "US", _TIME_HIGH: "US", _MISSING: "US"} | dict.fromkeys(
+    (_INPUT_FILL, _FILL, _SPILL, _OUTPUT_SPILL), "BYTES"
+)  # the tool writes the number of operations as if it were a time
+
+
+@dataclass(frozen=True)
+class SimulatedCost:
+    """What the simulator says of one inference: times in microseconds with bounds, traffic with DDR in bytes.
+
+    `ops_without_cost` counts the pieces of work (an operation may be cut into several) that the times leave out;
+    `costless_ops` names the graph's nodes that they belong to.
+    """
+
+    cycles: int
+    time_us: int
+    time_us_low: int
+    time_us_high: int
+    input_fill_bytes: int  # weights and inputs
+    fill_bytes: int  # spilled activations read back
+    spill_bytes: int
+    output_bytes: int
+    ops_without_cost: int
+    costless_ops: tuple[str, ...]
+
+
+def read_simulated_cost(profile_csv: Path) -> SimulatedCost:
+    """Read the file of one compilation of one graph.
+
+    Raises ValueError when it holds no figures (the compiler wrote none for that chip), figures of more than one graph,
+    or units other than expected (another version of the tool).
+    """
+    sections = _sections(profile_csv)
+    if len(sections) != 1:
+        raise ValueError(f"{profile_csv}: got simulated figures of {len(sections)} graphs, wanted those of exactly one")
+    figures, costless = sections[0]
+    missing = [name for name in _UNITS if name not in figures]
+    if missing:
+        raise ValueError(f"{profile_csv}: got no figure named {missing[0]!r}; is this another onnxruntime-qnn?")
+    return SimulatedCost(
+        cycles=figures[_CYCLES],
+        time_us=figures[_TIME],
+        time_us_low=figures[_TIME_LOW],
+        time_us_high=figures[_TIME_HIGH],
+        input_fill_bytes=figures[_INPUT_FILL],
+        fill_bytes=figures[_FILL],
+        spill_bytes=figures[_SPILL],
+        output_bytes=figures[_OUTPUT_SPILL],
+        ops_without_cost=figures[_MISSING],
+        costless_ops=costless,
+    )
+
+
+def _sections(profile_csv: Path) -> list[tuple[dict[str, int], tuple[str, ...]]]:
+    """Split the file at each graph's head; the tool repeats earlier graphs word by word, which counts once."""
+    sections: list[tuple[dict[str, int], list[str]]] = []
+    with profile_csv.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            name = row["Event Identifier"]
+            if name == _SECTION_START:
+                sections.append(({}, []))
+            elif name in _UNITS and sections:
+                _check_unit(profile_csv, name, row["Unit of Measurement"])
+                sections[-1][0][name] = int(row["Time"])
+            elif " : OpId_" in name and sections:
+                sections[-1][1].append(name.split(" : OpId_")[0])
+    unique: list[tuple[dict[str, int], tuple[str, ...]]] = []
+    for figures, costless in sections:
+        section = (figures, tuple(dict.fromkeys(costless)))
+        if section not in unique:
+            unique.append(section)
+    return unique
+
+
+def _check_unit(profile_csv: Path, name: str, unit: str) -> None:
+    if unit != _UNITS[name]:
+        raise ValueError(f"{profile_csv}: got {name!r} in {unit}, wanted {_UNITS[name]}; is this another version?")
