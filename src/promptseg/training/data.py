@@ -1,0 +1,105 @@
+"""What the network trains on and is validated with: pictures at a network's size, phrases, soft mask targets."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.records import Sample, Split, read_samples
+from promptseg.preprocess import mask_to_canvas, picture_to_canvas, read_picture
+from promptseg.xdecoder.model import MASK_STRIDE, resize_canvas
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P pictures with K phrases each, the phrases of a picture following each other.
+
+    pictures float32 [P, 3, res, res], RGB 0..255; token_ids int32 [P * K, T]; targets float32 [P * K, h * w], 0..1.
+    """
+
+    pictures: Tensor
+    token_ids: Tensor
+    targets: Tensor
+    phrases_per_picture: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move to a device."""
+        return Batch(
+            self.pictures.to(device), self.token_ids.to(device), self.targets.to(device), self.phrases_per_picture
+        )
+
+
+class GroundingData:
+    """One split's samples, grouped by picture; prepared pictures stay in memory up to a budget.
+
+    Raises ValueError when the split is empty, or when tokens and samples do not belong together.
+    """
+
+    def __init__(self, images: Path, samples: Path, tokens: Path, split: Split, cache_bytes: int) -> None:
+        everything = read_samples(samples)
+        token_ids = np.load(tokens, allow_pickle=False)
+        if len(token_ids) != len(everything):
+            raise ValueError(f"{tokens}: got {len(token_ids)} rows for {len(everything)} samples; run `dvc repro tokenize`")
+        rows = [row for row, sample in enumerate(everything) if sample.split == split]
+        if not rows:
+            raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another data set or its limits")
+        self.samples: list[Sample] = [everything[row] for row in rows]
+        self.token_ids: NDArray[np.int32] = token_ids[rows, 0]
+        by_picture: dict[str, list[int]] = defaultdict(list)
+        for index, sample in enumerate(self.samples):
+            by_picture[sample.image].append(index)
+        self.images = list(by_picture)
+        self.samples_of = list(by_picture.values())
+        self._archives = PictureArchives(images)
+        self._memory: dict[tuple[str, int], Tensor] = {}
+        self._memory_left = cache_bytes
+
+    def batch(self, pictures: Sequence[int], chosen: Sequence[Sequence[int]], res: int) -> Batch:
+        """Put together pictures (indices into `images`) and, for each, equally many samples (indices)."""
+        flat = [index for indices in chosen for index in indices]
+        return Batch(
+            torch.stack([self.picture(index, res) for index in pictures]).float(),
+            torch.from_numpy(self.token_ids[flat]),
+            torch.stack([self.target(index, res) for index in flat]).flatten(1).float() / 255,
+            len(chosen[0]),
+        )
+
+    def picture(self, index: int, res: int) -> Tensor:
+        """Uint8 [3, res, res]: the canvas resized as the network does it, rounded."""
+        key = (self.images[index], res)
+        if key not in self._memory:
+            picture = read_picture(self._archives.read(self.images[index]), self.images[index])
+            canvas = torch.from_numpy(picture_to_canvas(picture)).float()
+            return self._remember(key, resize_canvas(canvas[None], res)[0].round().to(torch.uint8))
+        return self._memory[key]
+
+    def target(self, index: int, res: int) -> Tensor:
+        """Uint8 [h, w] at stride 4: 255 times the share of each cell that the mask covers."""
+        key = (self.samples[index].sample_id, res)
+        if key not in self._memory:
+            canvas = torch.from_numpy(mask_to_canvas(self.samples[index].mask.to_mask()))
+            return self._remember(key, (soft_target(canvas, res) * 255).round().to(torch.uint8))
+        return self._memory[key]
+
+    def _remember(self, key: tuple[str, int], value: Tensor) -> Tensor:
+        if value.nbytes <= self._memory_left:
+            self._memory[key] = value
+            self._memory_left -= value.nbytes
+        return value
+
+
+def soft_target(mask: Tensor, res: int) -> Tensor:
+    """Bool [S, S] -> float [ceil(res / 4), ceil(res / 4)]: the share of each cell that lies inside, 0..1.
+
+    The same geometry as mask logits: cells beyond the input, where res is no multiple of 4, count as outside.
+    """
+    resized = F.interpolate(mask[None, None].float(), size=(res, res), mode="bilinear", antialias=True)
+    pad = -res % MASK_STRIDE
+    return F.avg_pool2d(F.pad(resized, (0, pad, 0, pad)), MASK_STRIDE)[0, 0]

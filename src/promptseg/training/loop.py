@@ -1,0 +1,122 @@
+"""The training loop: one page, top to bottom."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from promptseg.params import FinetuneConfig
+from promptseg.training.data import Batch, GroundingData
+from promptseg.training.losses import LossTerms, query_terms
+from promptseg.training.matcher import match, select
+from promptseg.training.schedule import draw, learning_rate
+from promptseg.training.snapshots import Snapshots
+from promptseg.training.validation import validate
+from promptseg.xdecoder.model import XDecoder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The best step by validation mIoU (its weights are in the network), and the curve, a row per step."""
+
+    step: int
+    val_miou: float
+    curve: list[dict[str, float | None]]
+
+
+def finetune(
+    network: XDecoder, train: GroundingData, val: GroundingData, config: FinetuneConfig, snapshots: Snapshots
+) -> Outcome:
+    """Train `network` in place and leave its best weights in it; resume where `snapshots` has a state.
+
+    Runs on CUDA in bfloat16 where there is a GPU, else on the processor in float32. Raises FloatingPointError with the
+    named terms when the loss is not finite.
+    """
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).train()
+    optimizer = torch.optim.AdamW(_parameter_groups(network, config.weight_decay), lr=config.learning_rate)
+    state = snapshots.restore() or _first_state(network, val, config, device)
+    network.load_state_dict(state["network"])
+    if state["optimizer"] is not None:
+        optimizer.load_state_dict(state["optimizer"])
+
+    bar = tqdm(range(state["step"], config.steps), desc="finetune", initial=state["step"], total=config.steps)
+    for step in bar:
+        drawn = draw(config, step, train.samples_of)
+        batch = train.batch(drawn.pictures, drawn.samples, drawn.res).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            terms = batch_terms(network, batch, config)
+        loss = terms.weighted(config.loss_weights)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"step {step}: the loss is {loss.item()} ({_show(terms)}); lower learning_rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+        optimizer.step()
+
+        row: dict[str, float | None] = {"step": step + 1, "loss": loss.item(), **_values(terms)}
+        if (step + 1) % config.val_every == 0 or step + 1 == config.steps:
+            row["val_miou"] = validate(network, val, config.val_res, config.val_phrases, device)
+            if row["val_miou"] > state["best_miou"]:
+                state |= {"best_miou": row["val_miou"], "best_step": step + 1, "best": _copy(network)}
+        state["curve"].append(row)
+        bar.set_postfix(loss=f"{loss.item():.3f}", best_val_miou=f"{state['best_miou']:.3f}")
+        if snapshots.due() or step + 1 == config.steps:
+            state |= {"step": step + 1, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            snapshots.save(state)
+
+    network.load_state_dict(state["best"])
+    return Outcome(state["best_step"], state["best_miou"], state["curve"])
+
+
+def batch_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> LossTerms:
+    """Terms of a batch: matched after every decoder layer, averaged over rows and layers; scalars."""
+    groundings, phrase = network(batch.pictures, batch.token_ids, batch.phrases_per_picture, every_layer=True)
+    layers = []
+    for grounding in groundings:
+        similarity = network.similarity(grounding.query_embedding, phrase)
+        terms = query_terms(grounding.mask_logits.flatten(2).float(), similarity.float(), batch.targets)
+        layers.append(select(terms, match(terms, config.loss_weights)))
+    return LossTerms(*(_mean_over_layers(layers, field.name) for field in fields(LossTerms)))
+
+
+def _mean_over_layers(layers: list[LossTerms], name: str) -> Tensor:
+    return torch.stack([getattr(terms, name).mean() for terms in layers]).mean()
+
+
+def _first_state(network: XDecoder, val: GroundingData, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:
+    """State before the first step; what we start from is scored, so that training can never make it worse."""
+    miou = validate(network, val, config.val_res, config.val_phrases, device)
+    curve: list[dict[str, float | None]] = [{"step": 0, "loss": None, "val_miou": miou}]
+    weights = _copy(network)
+    return {
+        "step": 0, "network": weights, "optimizer": None, "curve": curve,
+        "best": weights, "best_step": 0, "best_miou": miou,
+    }  # fmt: skip
+
+
+def _parameter_groups(network: XDecoder, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices and kernels; leave biases, norms, scales, embeddings and query tables alone."""
+    kept_whole = {"text_encoder.positional_embedding", "text_encoder.token_embedding.weight"}
+    decayed, whole = [], []
+    for name, parameter in network.named_parameters():
+        is_table = name in kept_whole or name.startswith("mask_decoder.query_") or name.endswith("level_embedding")
+        (whole if parameter.ndim < 2 or is_table else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": whole, "weight_decay": 0.0}]
+
+
+def _copy(network: XDecoder) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
+
+
+def _values(terms: LossTerms) -> dict[str, float | None]:
+    return {field.name: getattr(terms, field.name).item() for field in fields(terms)}
+
+
+def _show(terms: LossTerms) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _values(terms).items())

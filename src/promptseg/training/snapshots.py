@@ -1,0 +1,90 @@
+"""What survives a crash: a run's state, in a folder named by the hash of everything that decides the run.
+
+A run that differs in a parameter, an input file or a line of code has another folder, so that it is never resumed by
+mistake. The folder is locked while a process trains, because killing `dvc repro` leaves its child alive.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from promptseg.files import atomic_path, sha256_of
+
+_log = logging.getLogger(__name__)
+_FINISHED = "finished"
+
+
+def fingerprint(params: dict[str, Any], files: Sequence[Path]) -> str:
+    """Hash of parameters and of the contents of files and folders, in the order given; 16 hex digits."""
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
+    for path in files:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(f"{file.relative_to(path.parent)} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+class Snapshots:
+    """Save and restore one run's state, at most every `every_s` seconds."""
+
+    def __init__(self, folder: Path, every_s: float) -> None:
+        self._folder = folder
+        self._every_s = every_s
+        self._last = time.monotonic()
+
+    def restore(self) -> dict[str, Any] | None:
+        """Return the state saved last, or None for a new run. A damaged file raises ValueError."""
+        path = self._folder / "state.pt"
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError) as error:
+            raise ValueError(f"{path}: got a damaged snapshot ({error}); delete it to train from the start") from error
+        return state
+
+    def due(self) -> bool:
+        """Whether the time between snapshots has passed."""
+        return time.monotonic() - self._last >= self._every_s
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state atomically. Tensors, numbers, strings and containers only: it is read with weights_only."""
+        with atomic_path(self._folder / "state.pt") as temporary:
+            torch.save(state, temporary)
+        self._last = time.monotonic()
+
+    def finish(self) -> None:
+        """Mark the run as finished: it is kept until another run starts, in case its outputs were not stored yet."""
+        (self._folder / _FINISHED).touch()
+
+
+@contextmanager
+def open_snapshots(root: Path, run: str, every_s: float) -> Iterator[Snapshots]:
+    """Lock the folder of `run` below `root` and yield its Snapshots; finished states of other runs are deleted.
+
+    Waits while another process trains the very same run, and then finds its state.
+    """
+    folder = root / run
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.warning("another process trains this very run (%s); waiting for it, to go on where it stops", folder)
+        lock.acquire()
+    try:
+        for other in root.iterdir():
+            if other != folder and (other / _FINISHED).exists():
+                shutil.rmtree(other, ignore_errors=True)
+        yield Snapshots(folder, every_s)
+    finally:
+        lock.release()

@@ -1,0 +1,156 @@
+"""X-Decoder's mask decoder on its grounding path: object queries look at the picture and at the phrase.
+
+Source: Zou et al., "Generalized Decoding for Pixel, Image, and Language" (2023), after Mask2Former. The published model
+also carries queries for other tasks; self-attention hides them from the grounding queries, so they are not computed.
+The phrase enters as one token, its embedding. The first query is never limited by its mask: in the published model an
+index meant for the class query falls on it, and weights are tuned to that.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from promptseg.xdecoder.attention import BLOCKED, Attention
+from promptseg.xdecoder.position import sine_positions
+
+LEVELS = 3  # the maps at strides 32, 16 and 8 take turns
+
+
+@dataclass(frozen=True)
+class MaskAttention:
+    """How a query's current mask limits where it looks next; part of a checkpoint, because weights are tuned to it.
+
+    attends: "inside" its mask (the paper's rule; everywhere where the mask is empty), or "outside" (the rule of the
+    challenge's sample solution and its winner: inverted, and everywhere where nothing lies inside).
+    resize: how the mask reaches the level's size: "bicubic" (antialiased; the paper's) or "bilinear" (not antialiased).
+    """
+
+    attends: Literal["inside", "outside"]
+    resize: Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True)
+class MaskDecoderConfig:
+    """Sizes of the mask decoder, and the rule of its mask attention."""
+
+    dim: int
+    mask_dim: int
+    heads: int
+    ffn_dim: int
+    layers: int
+    object_queries: int
+    mask_attention: MaskAttention
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """What the decoder says after one layer.
+
+    mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the phrase embedding.
+    """
+
+    mask_logits: Tensor
+    query_embedding: Tensor
+
+
+class DecoderLayer(nn.Module):
+    """Cross-attention to a map, self-attention among the queries and the phrase, feed-forward; each post-norm."""
+
+    def __init__(self, config: MaskDecoderConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.cross_attention = Attention(dim, config.heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.self_attention = Attention(dim, config.heads)
+        self.self_norm = nn.LayerNorm(dim)
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.ReLU(), nn.Linear(config.ffn_dim, dim))
+        self.ffn_norm = nn.LayerNorm(dim)
+
+    def look(self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Cross-attention: queries (B, Q, C), keys and values (B, K, C), bias (B, 1, Q, K) -> (B, Q, C)."""
+        return self.cross_norm(queries + self.cross_attention(queries + query_positions, keys, values, bias))
+
+    def exchange(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Self-attention and feed-forward over the queries and the phrase together (B, Q + 1, C)."""
+        placed = x + positions
+        x = self.self_norm(x + self.self_attention(placed, placed, x))
+        return self.ffn_norm(x + self.ffn(x))
+
+
+class MaskDecoder(nn.Module):
+    """Maps, mask features and a phrase -> a Grounding after every layer (or after the last one only).
+
+    The phrase embedding joins the queries, so its size is `config.dim`.
+    """
+
+    def __init__(self, config: MaskDecoderConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.rule = config.mask_attention
+        self.query_content = nn.Parameter(torch.randn(config.object_queries, dim))
+        self.query_position = nn.Parameter(torch.randn(config.object_queries, dim))
+        self.level_embedding = nn.Parameter(torch.randn(LEVELS, dim))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(dim)
+        self.mask_embedding = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.mask_dim)
+        )
+        self.class_projection = nn.Parameter(torch.empty(dim, dim))
+        nn.init.trunc_normal_(self.class_projection, std=0.02)
+
+    def forward(
+        self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor, every_layer: bool
+    ) -> list[Grounding]:
+        """mask_features (B, M, h, w), pyramid of LEVELS maps (B, C, ., .) coarsest first, phrase (B, C).
+
+        Returns the groundings of the untouched queries and of each layer when `every_layer`, else only the last one.
+        """
+        states = self.refine(mask_features, pyramid, phrase)
+        pixels = mask_features.flatten(2)
+        size = mask_features.shape[-2:]
+        return [
+            Grounding((self.mask_embedding(state) @ pixels).unflatten(2, size), state @ self.class_projection)
+            for state in (states if every_layer else states[-1:])
+        ]
+
+    def refine(self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor) -> list[Tensor]:
+        """As `forward`, but returns the normed queries (B, Q, C): untouched, then after each layer."""
+        keys, values = zip(*(self._keys_and_values(x, level) for level, x in enumerate(pyramid)), strict=True)
+        level_features = [self._resize_features(mask_features.detach(), x.shape[-2:]) for x in pyramid]
+        text = phrase.unsqueeze(1)
+        queries = self.query_content.expand(len(phrase), -1, -1)
+        count = queries.shape[1]
+        positions = torch.cat((self.query_position.expand(len(phrase), -1, -1), text), dim=1)
+        states = [self.norm(queries)]
+        for index, layer in enumerate(self.layers):
+            level = index % LEVELS
+            bias = self._attention_bias(states[-1], level_features[level])
+            queries = layer.look(queries, positions[:, :count], keys[level], values[level], bias)
+            queries, text = layer.exchange(torch.cat((queries, text), dim=1), positions).split((count, 1), dim=1)
+            states.append(self.norm(queries))
+        return states
+
+    def _keys_and_values(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        values = x.flatten(2).transpose(1, 2) + self.level_embedding[level]  # (B, h * w, C)
+        return values + sine_positions(*x.shape[-2:], x.shape[1], x), values
+
+    def _resize_features(self, mask_features: Tensor, size: torch.Size) -> Tensor:
+        """Resizing is linear, so masks may be made from resized features; once per level instead of once per layer."""
+        if self.rule.resize == "bilinear":
+            return F.interpolate(mask_features, size=size, mode="bilinear")
+        return F.interpolate(mask_features, size=size, mode="bicubic", antialias=True)
+
+    @torch.no_grad()
+    def _attention_bias(self, state: Tensor, level_features: Tensor) -> Tensor:
+        """(B, 1, Q, K): BLOCKED where the rule forbids a query to look."""
+        masks = self.mask_embedding(state) @ level_features.flatten(2)  # (B, Q, K)
+        inside = (masks >= 0).to(masks.dtype)
+        if self.rule.attends == "inside":
+            blocked = inside.amax(dim=2, keepdim=True) - inside  # an empty mask blocks nothing
+        else:
+            blocked = inside  # blocked everywhere amounts to blocked nowhere: softmax ignores a constant
+        blocked = F.pad(blocked[:, 1:], (0, 0, 1, 0))  # the first query looks everywhere
+        return (blocked * BLOCKED).unsqueeze(1)

@@ -1,0 +1,113 @@
+"""The whole network, its configuration, and one literal builder per size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from promptseg.xdecoder.backbone import FocalBackbone, FocalConfig
+from promptseg.xdecoder.mask_decoder import Grounding, MaskAttention, MaskDecoder, MaskDecoderConfig
+from promptseg.xdecoder.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from promptseg.xdecoder.text_encoder import TextConfig, TextEncoder
+
+MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
+MEAN = (123.675, 116.280, 103.530)  # of ImageNet, RGB 0..255
+STD = (58.395, 57.120, 57.375)
+
+
+@dataclass(frozen=True)
+class XDecoderConfig:
+    """Everything that decides the network's function, save its weights."""
+
+    backbone: FocalConfig
+    text: TextConfig
+    pixel_decoder: PixelDecoderConfig
+    mask_decoder: MaskDecoderConfig
+
+
+class XDecoder(nn.Module):
+    """Picture and phrase in, query masks and their likeness to the phrase out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: XDecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = FocalBackbone(config.backbone)
+        self.text_encoder = TextEncoder(config.text, config.mask_decoder.dim)
+        self.pixel_decoder = PixelDecoder(config.backbone.channels, config.pixel_decoder)
+        self.mask_decoder = MaskDecoder(config.mask_decoder)
+        self.log_temperature = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07), CLIP's starting point
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self, picture: Tensor, token_ids: Tensor, phrases_per_picture: int = 1, every_layer: bool = False
+    ) -> tuple[list[Grounding], Tensor]:
+        """Ground phrases.
+
+        picture: float [B, 3, res, res], RGB 0..255, as `resize_canvas` makes it.
+        token_ids: int [B * phrases_per_picture, T]; the phrases of a picture follow each other, so that the picture is
+        encoded once for all of them.
+        Returns the groundings (of the last layer, or of the bare queries and every layer) and the phrase embeddings
+        float [B * phrases_per_picture, C].
+        """
+        mask_features, pyramid = self.pixel_decoder(self.backbone((picture - self.mean) / self.std))
+        phrase = self.text_encoder(token_ids)
+        if phrases_per_picture > 1:
+            mask_features = mask_features.repeat_interleave(phrases_per_picture, dim=0)
+            pyramid = [x.repeat_interleave(phrases_per_picture, dim=0) for x in pyramid]
+        return self.mask_decoder(mask_features, pyramid, phrase, every_layer), phrase
+
+    def similarity(self, query_embedding: Tensor, phrase: Tensor) -> Tensor:
+        """Cosine between queries [B, Q, C] and phrases [B, C], times the learnt temperature -> [B, Q]."""
+        cosine = torch.einsum("bqp,bp->bq", F.normalize(query_embedding, dim=-1), F.normalize(phrase, dim=-1))
+        return cosine * self.log_temperature.exp()
+
+
+def resize_canvas(canvas: Tensor, res: int) -> Tensor:
+    """Float [B, 3, S, S] -> [B, 3, res, res]: bilinear, half-pixel centres, no antialias."""
+    return F.interpolate(canvas, size=(res, res), mode="bilinear")
+
+
+def best_masks(grounding: Grounding, similarity: Tensor) -> Tensor:
+    """Mask logits [B, h, w] of each row's most similar query; similarity is [B, Q]."""
+    best = similarity.argmax(dim=1)
+    return grounding.mask_logits[torch.arange(len(best), device=best.device), best]
+
+
+def masks_to_canvas(mask_logits: Tensor, res: int, canvas: int) -> Tensor:
+    """Float [B, h, w] at stride 4 of a res x res input -> [B, canvas, canvas], bilinear, half-pixel centres.
+
+    Where res is no multiple of 4 the last row and column of logits reach beyond the input; that part is cropped.
+    """
+    scale = canvas * MASK_STRIDE / res
+    large = F.interpolate(mask_logits.unsqueeze(1), scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+    return large[:, 0, :canvas, :canvas]
+
+
+def tiny(mask_attention: MaskAttention) -> XDecoderConfig:
+    """The size of the parity fixture, for tests."""
+    return XDecoderConfig(
+        backbone=FocalConfig(32, depths=(1, 1, 2, 1), focal_levels=(3, 3, 3, 3), focal_windows=(3, 3, 3, 3), layer_scale_init=1e-4),
+        text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=32),
+        mask_decoder=MaskDecoderConfig(
+            dim=64, mask_dim=64, heads=4, ffn_dim=128, layers=3, object_queries=16, mask_attention=mask_attention
+        ),
+    )
+
+
+def nano(mask_attention: MaskAttention) -> XDecoderConfig:
+    """Under 5 million parameters, two thirds of them CLIP's vocabulary: trains on a laptop's processor in minutes."""
+    return XDecoderConfig(
+        backbone=FocalConfig(24, depths=(1, 1, 2, 1), focal_levels=(2, 2, 2, 2), focal_windows=(3, 3, 3, 3), layer_scale_init=0.5),
+        text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=16),
+        mask_decoder=MaskDecoderConfig(
+            dim=64, mask_dim=64, heads=4, ffn_dim=256, layers=6, object_queries=16, mask_attention=mask_attention
+        ),
+    )
