@@ -1,6 +1,6 @@
 """From the simulator's milliseconds to an estimate of the device's.
 
-Fitted to the 36 float models in tests/data/xelite_published_vs_simulated.csv: the latency that Qualcomm publishes for
+Fitted to the 36 float models in docs/data/xelite_published_vs_simulated.csv: the latency that Qualcomm publishes for
 the Snapdragon X Elite CRD (ai-hub-models 0.46.1, runtime QNN_DLC) against the simulator's figure for the same
 architecture with random weights. The line is Siegel's repeated-median line (Biometrika 69, 1982), which one model in
 which 80 operations have no cost, simulated at 18 times the truth, cannot move; the test recomputes every number here.

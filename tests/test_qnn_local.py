@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphs import split_picture, write_bright_graph, write_refused_graph, write_textless_graph
+
+from promptseg.deploy import qnn_local, qnn_tools
+from promptseg.deploy.hub import MANIFEST, CompiledGraph, HubConfig
+from promptseg.deploy.qnn_calibration import estimate_ms
+from promptseg.deploy.qnn_local import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
+from promptseg.deploy.qnn_tools import qnn_available
+
+CONFIG = HubConfig(
+    backend="local", device="Snapdragon X Elite CRD", emulator_samples=2, cpu_latency_runs=2, samples=None
+)
+needs_compiler = pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library here")
+SAMPLES = [split_picture("a", 30, 120, first_id=5), split_picture("b", 30, 250, first_id=30000)]
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    return write_bright_graph(tmp_path_factory.mktemp("graph") / "model.onnx")
+
+
+@pytest.fixture
+def no_wheel(monkeypatch):
+    monkeypatch.setattr(qnn_tools, "onnxruntime_qnn", None)
+
+
+def test_an_unknown_device_is_refused_before_any_work():
+    with pytest.raises(ValueError, match="Snapdragon X Elite CRD"):
+        LocalHub(replace(CONFIG, device="Pixel 9"))
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_without_the_wheel_nothing_is_compiled_and_all_records_say_so(graph, tmp_path, caplog):
+    hub = LocalHub(CONFIG)
+    compiled = hub.compile(graph, tmp_path / "compiled")
+    profile = hub.profile(graph, tmp_path / "compiled")
+    assert not compiled.placed_on_npu
+    assert compiled.note == profile.note == NOTHING_COMPILED
+    assert NOTHING_COMPILED in caplog.text
+    assert [path.name for path in (tmp_path / "compiled").iterdir()] == [MANIFEST]
+    assert profile.host.latency_ms_cpu > 0
+    assert profile.latency_ms_estimated is None
+    assert profile.binary_mb is None
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_without_the_wheel_masks_come_and_fidelity_does_not(graph, tmp_path):
+    hub = LocalHub(CONFIG)
+    hub.compile(graph, tmp_path / "compiled")
+    outputs = list(hub.infer(graph, tmp_path / "compiled", SAMPLES))
+    assert [output.sample_id for output in outputs] == ["a", "b"]
+    assert [float(output.pred_mask.mean()) for output in outputs] == [0.5, 0.5]
+    assert hub.fidelity(graph, tmp_path / "compiled", SAMPLES) is None
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_the_trial_limit_stops_inference(graph, tmp_path):
+    hub = LocalHub(replace(CONFIG, samples=1))
+    hub.compile(graph, tmp_path / "compiled")
+    assert [output.sample_id for output in hub.infer(graph, tmp_path / "compiled", SAMPLES)] == ["a"]
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_a_compilation_of_another_graph_is_refused(graph, tmp_path):
+    hub = LocalHub(CONFIG)
+    compiled = hub.compile(graph, tmp_path / "compiled")
+    replace(compiled, graph_sha256="0" * 64).write(tmp_path / "compiled")
+    with pytest.raises(ValueError, match="another graph"):
+        hub.infer(graph, tmp_path / "compiled", SAMPLES)
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_a_binary_without_the_tools_to_run_it_is_refused(graph, tmp_path):
+    hub = LocalHub(CONFIG)
+    compiled = hub.compile(graph, tmp_path / "compiled")
+    replace(compiled, placed_on_npu=True).write(tmp_path / "compiled")
+    with pytest.raises(ValueError, match="no onnxruntime-qnn here"):
+        hub.profile(graph, tmp_path / "compiled")
+
+
+def test_a_graph_with_other_inputs_leaves_nothing_behind(tmp_path):
+    graph = write_textless_graph(tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="text_input"):
+        LocalHub(CONFIG).compile(graph, tmp_path / "compiled")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_refused_graph_leaves_an_earlier_compilation_alone(graph, tmp_path):
+    hub = LocalHub(CONFIG)
+    earlier = hub.compile(graph, tmp_path / "compiled")
+    with pytest.raises(ValueError, match="NonZero 'find_inside'"):
+        hub.compile(write_refused_graph(tmp_path / "refused.onnx"), tmp_path / "compiled")
+    assert CompiledGraph.read(tmp_path / "compiled") == earlier
+    assert {path.name for path in tmp_path.iterdir()} == {"compiled", "refused.onnx"}
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_same_graph_compiles_to_the_same_bytes_and_the_same_figures_anywhere(graph, tmp_path):
+    copy = tmp_path / "elsewhere" / "model.onnx"
+    copy.parent.mkdir()
+    copy.write_bytes(graph.read_bytes())
+    hub = LocalHub(CONFIG)
+    first, second = hub.compile(graph, tmp_path / "first"), hub.compile(copy, tmp_path / "second")
+    assert first == second
+    assert (tmp_path / "first" / WRAPPER).read_bytes() == (tmp_path / "second" / WRAPPER).read_bytes()
+    profiles = [hub.profile(graph, tmp_path / "first"), hub.profile(copy, tmp_path / "second")]
+    assert replace(profiles[0], host=profiles[1].host) == profiles[1]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_real_compilation_is_profiled_and_emulated(graph, tmp_path):
+    hub = LocalHub(CONFIG)
+    compiled = hub.compile(graph, tmp_path / "compiled")
+    assert compiled.placed_on_npu
+    assert compiled.binary_bytes == (tmp_path / "compiled" / BINARY).stat().st_size
+    profile = hub.profile(graph, tmp_path / "compiled")
+    assert 0 < profile.latency_ms_simulated_low <= profile.latency_ms_simulated <= profile.latency_ms_simulated_high
+    assert profile.latency_ms_estimated == pytest.approx(estimate_ms(profile.latency_ms_simulated), abs=1e-3)
+    assert profile.ddr_read_mb > 1024 * 1024 * 3 * 4 / 1e6  # at least the float32 picture
+    fidelity = hub.fidelity(graph, tmp_path / "compiled", SAMPLES)
+    assert fidelity.samples == 2
+    assert fidelity.mask_agreement > 0.999
+    assert fidelity.miou_against_source > 0.999
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_fidelity_sees_a_difference(graph, tmp_path, monkeypatch):
+    hub = LocalHub(replace(CONFIG, emulator_samples=1))
+    hub.compile(graph, tmp_path / "compiled")
+
+    def emulate_upside_down(request):
+        np.save(request.output, np.repeat([[1.0], [0.0]], 512, axis=0).astype(np.float32).repeat(1024, axis=1))
+
+    monkeypatch.setattr(qnn_local, "run_emulator", emulate_upside_down)
+    fidelity = hub.fidelity(graph, tmp_path / "compiled", SAMPLES)
+    assert (fidelity.samples, fidelity.mask_agreement, fidelity.miou_against_source) == (1, 0.0, 0.0)

@@ -1,0 +1,75 @@
+import subprocess
+
+import pytest
+from graphs import write_refused_graph
+
+from promptseg.deploy import qnn_process
+from promptseg.deploy.qnn_process import run_compiler, run_emulator
+from promptseg.deploy.qnn_session import Chip, CompileRequest, EmulateRequest
+from promptseg.deploy.qnn_tools import qnn_available
+
+CHIP = Chip(htp_arch=73, soc_model=60, vtcm_mb=8)
+REFUSED = """\
+[V:onnxruntime:, x.cc:1713 LogNodeSupport] Validation FAILED for 1 nodes in OrtNodeUnit (Einsum) :
+\tOperator type: Einsum Node name: mix Node index: 1
+\tREASON : Einsum unsupported equation: c,chw->hw
+"""
+
+
+def compile_request(folder, **changes):
+    fields = {"graph": "model.onnx", "wrapper": str(folder / "out.onnx"), "profile_csv": None, "verbose": False}
+    return CompileRequest(**(fields | changes), chip=CHIP)
+
+
+def answering(monkeypatch, *answers):
+    """Let the subprocesses end like `answers`: (exit code, stderr); return the list of what was run."""
+    runs = []
+    remaining = list(answers)
+
+    def run(command, **_keywords):
+        code, stderr = remaining.pop(0)
+        runs.append(command)
+        return subprocess.CompletedProcess(command, code, stdout="", stderr=stderr)
+
+    monkeypatch.setattr(qnn_process.subprocess, "run", run)
+    return runs
+
+
+def test_success_asks_once(monkeypatch, tmp_path):
+    runs = answering(monkeypatch, (0, ""))
+    run_compiler(tmp_path, compile_request(tmp_path))
+    assert len(runs) == 1
+
+
+def test_a_refusal_is_asked_again_verbosely_and_names_the_operation(monkeypatch, tmp_path):
+    runs = answering(monkeypatch, (1, "no"), (1, REFUSED))
+    with pytest.raises(ValueError, match=r"1 operations that the NPU refuses.*Einsum 'mix' \(Einsum unsupported"):
+        run_compiler(tmp_path, compile_request(tmp_path))
+    assert '"verbose": true' in runs[1][-1]
+
+
+def test_a_failure_without_refusals_gives_the_compilers_words(monkeypatch, tmp_path):
+    answering(monkeypatch, (1, "x\n[ONNXRuntimeError] : 11 : EP_FAIL : MEM_ALLOC\n"), (1, ""))
+    with pytest.raises(ValueError, match=r"does not finish: \[ONNXRuntimeError\] : 11 : EP_FAIL : MEM_ALLOC"):
+        run_compiler(tmp_path, compile_request(tmp_path))
+
+
+def test_a_killed_compiler_is_no_fault_of_the_graph(monkeypatch, tmp_path):
+    answering(monkeypatch, (-9, ""))
+    with pytest.raises(RuntimeError, match="signal 9"):
+        run_compiler(tmp_path, compile_request(tmp_path))
+
+
+def test_a_failing_emulator_gives_its_last_words(monkeypatch, tmp_path):
+    answering(monkeypatch, (1, "Traceback\nOSError: gone\n"))
+    request = EmulateRequest(wrapper=str(tmp_path / "out.onnx"), chip=CHIP, inputs="i.npz", output="o.npy")
+    with pytest.raises(RuntimeError, match="exit code 1 from the HTP emulator: OSError: gone"):
+        run_emulator(request)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library for this system")
+def test_the_compiler_itself_names_what_it_refuses(tmp_path):
+    write_refused_graph(tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"NonZero 'find_inside' \(NonZero output shape must be static"):
+        run_compiler(tmp_path, compile_request(tmp_path))
