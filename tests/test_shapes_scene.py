@@ -104,6 +104,13 @@ def test_no_two_objects_look_the_same():
         assert len(set(looks)) == len(looks)
 
 
+def test_objects_of_one_colour_never_overlap():
+    for layout in layouts(150):
+        masks = make_masks(layout)
+        for below, above in zip(*np.nonzero(masks.hidden), strict=True) if masks else ():
+            assert layout.objects[below].colour != layout.objects[above].colour
+
+
 def test_objects_overlap_in_a_good_part_of_the_scenes():
     masks = [made for layout in layouts(100) if (made := make_masks(layout))]
     overlapping = sum(bool(made.hidden.any()) for made in masks)

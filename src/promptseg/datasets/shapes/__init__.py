@@ -28,7 +28,7 @@ from promptseg.files import atomic_path
 MOST_OBJECTS = 8
 SMALLEST_TARGET_PX = 60
 JPEG_QUALITY = 92
-LAYOUT_ATTEMPTS = 2000  # two in three succeed; eight targets among eight objects take nine on average
+LAYOUT_ATTEMPTS = 2000  # four in five succeed; eight targets among eight objects take twelve on average
 SCENES_WORTH_A_WORKER = 100  # another process takes about as long to start as these to make
 
 _EncodedScene = tuple[bytes, Picture, list[Sample]]

@@ -101,14 +101,17 @@ def _place(
     turn = LARGEST_TURN_DEG.get(shape, 180.0)
     angle = float(rng.uniform(-turn, turn))
     margin = 0.85 * radius  # less than a radius: some objects are cut by the picture's border
-    neighbour = others[rng.integers(len(others))] if others and rng.random() < OVERLAP_ODDS else None
+    strangers = [o for o in others if o.colour != colour]  # between two of one colour no border could be seen
+    neighbour = strangers[rng.integers(len(strangers))] if strangers and rng.random() < OVERLAP_ODDS else None
     for _ in range(PLACE_ATTEMPTS):
         x, y = float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin))
         if neighbour:
             x, y = _towards(neighbour, x, y, float(rng.uniform(*OVERLAP_CLOSENESS)) * (radius + neighbour.radius))
         inside = margin <= x <= width - margin and margin <= y <= height - margin
         apart = all(
-            math.hypot(x - o.x, y - o.y) >= APART_CLOSENESS * (radius + o.radius) for o in others if o is not neighbour
+            math.hypot(x - o.x, y - o.y) >= (REACH if o.colour == colour else APART_CLOSENESS) * (radius + o.radius)
+            for o in others
+            if o is not neighbour
         )
         if inside and apart:
             return SceneObject(shape, colour, size, x, y, radius, angle)
