@@ -16,8 +16,8 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path (`<name>.part`) that becomes `target`, a file or a folder, if the block succeeds.
 
-    On an error, a full disk included (OSError, naming `target`), the temporary is removed and an existing `target` stays
-    as it was.
+    On an error, a full disk included (OSError, naming `target`), the temporary is removed and an existing `target`
+    stays as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".part")

@@ -58,7 +58,7 @@ def obtain(source: Source, mirror: str | None, cache: Path) -> Path:
     """Return the path of `source`'s archive, whole and verified.
 
     With `mirror` null it is downloaded from its url into `cache`, once; with an address, from there; with a folder, it
-    is used where it lies. Raises ValueError when it is not there, or not what its checksum says; OSError on a full disk.
+    is used where it lies. Raises ValueError when it is not there or not what its checksum says, OSError on a full disk.
     """
     if mirror is None:
         return _cached(source.url, source.path, source.sha256, source.bytes, cache)

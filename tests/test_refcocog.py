@@ -1,0 +1,275 @@
+"""RefCOCOg from archives in their real layout, small: what is written, and each way in which they can be wrong."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.records import read_pictures, read_samples
+from promptseg.datasets.refcocog import RefcocogConfig, build_refcocog, phrase_kind
+from promptseg.datasets.sources import Source
+from promptseg.files import sha256_of
+from promptseg.preprocess import read_picture
+
+HEIGHT, WIDTH = 20, 30
+Tables = dict[str, Any]
+
+
+def jpeg(seed: int, orientation: int | None = None, size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
+    """A picture whose red rectangle lies where `tables` says that the annotation is, before orientation."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[..., 2] = seed * 40
+    pixels[4:12, 2:10] = (255, 0, 0)
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "jpeg", quality=95, subsampling=0, exif=exif)
+    return stream.getvalue()
+
+
+def tables() -> Tables:
+    """Three pictures, one a split, each with a rectangle that a ref names and a distractor."""
+    splits = {1: "train", 2: "val", 3: "test"}
+    names = {n: f"COCO_train2014_{n:012d}.jpg" for n in splits}
+    target, other = [2, 4, 10, 4, 10, 12, 2, 12], [20, 4, 28, 4, 28, 18, 20, 18]
+    return {
+        "files": {f"train2014/{names[n]}": jpeg(n) for n in splits},
+        "images": [{"id": n, "file_name": names[n], "height": HEIGHT, "width": WIDTH} for n in splits],
+        "annotations": [
+            {"id": 10 * n + at, "image_id": n, "segmentation": [polygon], "iscrowd": 0}
+            for n in splits
+            for at, polygon in enumerate((target, other))
+        ],
+        "refs": [
+            {
+                "ref_id": 100 + n,
+                "ann_id": 10 * n,
+                "image_id": n,
+                "file_name": f"COCO_train2014_{n:012d}_{10 * n}.jpg",
+                "split": split,
+                "sentences": [
+                    {"sent_id": 7, "sent": "red box", "raw": "Red box.", "tokens": ["red", "box"]},
+                    {"sent_id": 8, "sent": "the red box on the left ", "raw": "", "tokens": []},
+                ],
+            }
+            for n, split in splits.items()
+        ],
+    }
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Path]:
+    """Write tables as archives, build from them, return the folder with `images`, `samples` and `pictures`."""
+
+    def run(content: Tables, refs_pickle: bytes | None = None, **changes: Any) -> Path:
+        mirror, out = tmp_path / "mirror", tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        instances = {"images": content["images"], "annotations": content["annotations"]}
+        refs = {
+            "refcocog/refs(umd).p": refs_pickle or pickle.dumps(content["refs"], protocol=2),
+            "refcocog/instances.json": json.dumps(instances).encode(),
+        }
+        sources = {}
+        for path, members in (("images.zip", content["files"]), ("refs.zip", refs)):
+            mirror.mkdir(exist_ok=True)
+            with zipfile.ZipFile(mirror / path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, data in members.items():
+                    archive.writestr(zipfile.ZipInfo(name), data)
+            size = (mirror / path).stat().st_size
+            sources[path] = Source(path, "http://127.0.0.1:9/" + path, size, sha256_of(mirror / path))
+        config = RefcocogConfig(sources["images.zip"], sources["refs.zip"], "umd", None, None, None)
+        config = replace(config, **changes)
+        build_refcocog(config, str(mirror), tmp_path / "cache", out / "images", out / "samples", out / "pictures")
+        return out
+
+    return run
+
+
+def test_what_is_written(build: Callable[..., Path]) -> None:
+    content = tables()
+    out = build(content)
+    samples, pictures = read_samples(out / "samples"), read_pictures(out / "pictures")
+    assert [(sample.sample_id, sample.split, sample.phrase, sample.phrase_kind) for sample in samples] == [
+        (f"{100 + n}-{sent_id}", split, phrase, kind)
+        for n, split in enumerate(("train", "val", "test"), start=1)
+        for sent_id, phrase, kind in ((7, "red box", "keyword"), (8, "the red box on the left", "sentence"))
+    ]
+    assert [picture.image for picture in pictures] == [
+        f"{split}-000.zip/COCO_train2014_{n:012d}.jpg" for n, split in enumerate(("train", "val", "test"), start=1)
+    ]
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[4:12, 2:10] = True
+    assert all((sample.mask.to_mask() == expected).all() for sample in samples)
+    assert all(picture.objects[0] == samples[0].mask and len(picture.objects) == 2 for picture in pictures)
+    archives = PictureArchives(out / "images")
+    assert [archives.read(picture.image).getvalue() for picture in pictures] == list(content["files"].values())
+
+
+def test_twice_the_same_bytes(build: Callable[..., Path]) -> None:
+    def sums() -> list[str]:
+        return [sha256_of(path) for path in sorted(build(tables()).rglob("*")) if path.is_file()]
+
+    assert sums() == sums()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_turn_with_their_picture(build: Callable[..., Path], orientation: int) -> None:
+    content = tables()
+    content["files"]["train2014/COCO_train2014_000000000001.jpg"] = jpeg(1, orientation)
+    out = build(content)
+    sample = read_samples(out / "samples")[0]
+    picture = read_picture(PictureArchives(out / "images").read(sample.image), sample.image)
+    assert picture.shape[:2] == (sample.height, sample.width) == (sample.mask.height, sample.mask.width)
+    assert (sample.mask.to_mask() == (picture[..., 0] > 128)).all()
+    assert read_pictures(out / "pictures")[0].height == sample.height
+
+
+def test_a_crowd_in_run_lengths_is_an_object_too(build: Callable[..., Path]) -> None:
+    content = tables()
+    rle = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT, HEIGHT * (WIDTH - 1)]}
+    content["annotations"].append({"id": 99, "image_id": 1, "segmentation": rle, "iscrowd": 1})
+    crowd = read_pictures(build(content) / "pictures")[0].objects[-1].to_mask()
+    assert crowd[:, 0].all()
+    assert not crowd[:, 1:].any()
+
+
+def test_an_empty_distractor_is_left_out(build: Callable[..., Path]) -> None:
+    content = tables()
+    content["annotations"][1]["segmentation"] = [[1, 1, 2, 2]]
+    assert len(read_pictures(build(content) / "pictures")[0].objects) == 1
+
+
+def test_pictures_without_refs_are_left_out_and_limits_hold(build: Callable[..., Path]) -> None:
+    content = tables()
+    later = {**content["refs"][0], "ref_id": 200, "ann_id": 11}
+    content["refs"].insert(0, {**later, "sentences": [{"sent_id": 9, "sent": "x"}]})
+    del content["refs"][1]["sentences"][1]
+    assert [sample.sample_id for sample in read_samples(build(content) / "samples")[:2]] == ["200-9", "101-7"]
+    assert [sample.sample_id for sample in read_samples(build(content, train_refs=1) / "samples")[:2]] == [
+        "200-9",
+        "102-7",
+    ]
+
+
+def test_an_empty_sentence_beside_others_is_left_out(
+    build: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    content = tables()
+    content["refs"][0]["sentences"][0]["sent"] = " . "
+    assert read_samples(build(content) / "samples")[0].sample_id == "101-8"
+    assert "left out 1 empty sentences of the ref 101" in caplog.text
+
+
+def of_ref(**fields: Any) -> Callable[[Tables], None]:
+    return lambda content: content["refs"][0].update(fields)
+
+
+def of_target(**fields: Any) -> Callable[[Tables], None]:
+    return lambda content: content["annotations"][0].update(fields)
+
+
+def of_image(**fields: Any) -> Callable[[Tables], None]:
+    return lambda content: content["images"][0].update(fields)
+
+
+def stored(data: bytes) -> Callable[[Tables], None]:
+    return lambda content: content["files"].update({"train2014/COCO_train2014_000000000001.jpg": data})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (of_ref(ann_id=77), "ref 101: instances.json has no annotation 77 of the picture 1"),
+        (of_ref(ann_id=20), "ref 101: instances.json has no annotation 20 of the picture 1"),
+        (of_ref(image_id=77), "ref 101: its picture 77 is missing from instances.json"),
+        (of_image(file_name="x.jpg"), r"ref 101: its picture 1 is missing from .*images.zip \(train2014/x.jpg\)"),
+        (of_ref(sentences=[]), "ref number 0: got no sentence with a word in it"),
+        (of_ref(sentences=[{"sent_id": 1, "sent": " "}]), "ref number 0: got no sentence with a word in it"),
+        (of_ref(sentences=[{"sent_id": 1}]), "ref number 0: no 'sent'"),
+        (of_ref(split="testA"), "got the split 'testA', wanted one of train, val, test"),
+        (of_ref(split="val"), "got no refs in train, wanted some in each of train, val, test"),
+        (of_ref(ref_id=102), "got a ref_id twice"),
+        (of_ref(image_id=2, ann_id=20), "got the picture 2 in train and val"),
+        (of_target(segmentation=[]), "ref 101: the mask of its annotation 10 is empty"),
+        (
+            of_target(segmentation={"size": [1, 1], "counts": [1]}),
+            "annotation 10 of COCO_train2014_0+1.jpg: got",
+        ),
+        (of_target(image_id="x"), "annotation number 0: invalid literal"),
+        (of_image(width=31), "is 30x20 px, its annotations say 31x20"),
+        (of_image(height=None), "image number 0: int"),
+        (stored(b"no picture"), "is no picture, or damaged"),
+        (stored(jpeg(1, orientation=6, size=(HEIGHT, WIDTH))), "is 20x30 px, its annotations say 30x20"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_written(
+    build: Callable[..., Path], tmp_path: Path, spoil: Callable[[Tables], None], message: str
+) -> None:
+    content = tables()
+    spoil(content)
+    with pytest.raises(ValueError, match=message):
+        build(content)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_missing_split_file_is_refused(build: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=r"has no 'refcocog/refs\(google\).p', only .*; correct `split_by`"):
+        build(tables(), split_by="google")
+
+
+def test_a_limit_below_one_is_refused(build: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="val_refs: got 0, wanted null"):
+        build(tables(), val_refs=0)
+
+
+@pytest.mark.parametrize("refs_pickle", [pickle.dumps(Path()), pickle.dumps({"a": 1}), pickle.dumps([1])])
+def test_a_pickle_of_something_else_is_refused(build: Callable[..., Path], refs_pickle: bytes) -> None:
+    with pytest.raises(ValueError, match=r"refs\(umd\).p"):
+        build(tables(), refs_pickle)
+
+
+def test_a_picture_damaged_behind_its_head_leaves_nothing(build: Callable[..., Path], tmp_path: Path) -> None:
+    content = tables()
+    noise = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)).save(noise, "jpeg")
+    content["files"]["train2014/COCO_train2014_000000000003.jpg"] = noise.getvalue()
+    content["images"][2].update(height=400, width=600)
+    archive = build(content).parent / "mirror" / "images.zip"
+    data = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as opened:
+        last = opened.infolist()[-1]
+    data[last.header_offset + last.compress_size - 1000] ^= 0xFF
+    archive.write_bytes(data)
+    images = Source("images.zip", "http://127.0.0.1:9/x", len(data), sha256_of(archive))
+    before = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")}
+    with pytest.raises(ValueError, match=r"COCO_train2014_000000000003.jpg' is damaged"):
+        build_refcocog(
+            RefcocogConfig(images, of_refs(archive.with_name("refs.zip")), "umd", None, None, None),
+            str(archive.parent),
+            tmp_path / "cache",
+            *(tmp_path / "out" / name for name in ("images", "samples", "pictures")),
+        )
+    assert {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")} == before
+
+
+def of_refs(path: Path) -> Source:
+    return Source(path.name, "http://127.0.0.1:9/x", path.stat().st_size, sha256_of(path))
+
+
+@pytest.mark.parametrize(
+    ("phrase", "kind"),
+    [("dog", "keyword"), ("red car", "keyword"), ("the red car", "short"), ("man in a blue shirt", "short"),
+     ("the man in a blue shirt", "sentence")],
+)  # fmt: skip
+def test_the_kind_of_a_phrase(phrase: str, kind: str) -> None:
+    assert phrase_kind(phrase) == kind
