@@ -103,7 +103,8 @@ class LatencyProfile:
 
     `measured` is a clock on the real device; `simulated` the compiler's performance model of the chip, with its own
     bounds; `estimated` the simulated figure put through a calibration against published measurements, never a
-    measurement. Everything outside `host` is the same on every run of the same graph and tools.
+    measurement. `estimated_low` and `_high` are the simulator's bounds put through the same line: the calibration's own
+    error comes on top. Everything outside `host` is the same on every run of the same graph and tools.
     """
 
     device: str
