@@ -5,8 +5,8 @@ the Snapdragon X Elite CRD (ai-hub-models 0.46.1, runtime QNN_DLC) against the s
 architecture with random weights. The line is Siegel's repeated-median line (Biometrika 69, 1982), which one model in
 which 80 operations have no cost, simulated at 18 times the truth, cannot move; the test recomputes every number here.
 
-Good for ranking and for finding spills. Over those models the estimate is 0.68 to 1.54 times the truth for convolutional
-networks and 0.25 to 1.16 times for transformers, Swin (the one with 80 operations without a cost: 13.7 times) left out.
+Good for ranking and for finding spills. Over those models the estimate is 0.68 to 1.54 times the truth for CNNs and
+0.25 to 1.16 times for transformers, Swin (the one with 80 operations without a cost: 13.7 times) left out.
 """
 
 INTERCEPT_MS = 0.52
