@@ -15,9 +15,9 @@ from PIL import ExifTags, Image
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import read_pictures, read_samples
-from promptseg.datasets.refcocog import RefcocogConfig, build_refcocog, phrase_kind
-from promptseg.datasets.sources import Source
+from promptseg.datasets.refcocog import build_refcocog, phrase_kind
 from promptseg.files import sha256_of
+from promptseg.params import RefcocogConfig, Source
 from promptseg.preprocess import read_picture
 
 HEIGHT, WIDTH = 20, 30
@@ -87,7 +87,7 @@ def build(tmp_path: Path) -> Callable[..., Path]:
                     archive.writestr(zipfile.ZipInfo(name), data)
             size = (mirror / path).stat().st_size
             sources[path] = Source(path, "http://127.0.0.1:9/" + path, size, sha256_of(mirror / path))
-        config = RefcocogConfig(sources["images.zip"], sources["refs.zip"], "umd", None, None, None)
+        config = RefcocogConfig("refcocog", sources["images.zip"], sources["refs.zip"], "umd", None, None, None)
         config = replace(config, **changes)
         build_refcocog(config, str(mirror), tmp_path / "cache", out / "images", out / "samples", out / "pictures")
         return out
@@ -227,11 +227,6 @@ def test_a_missing_split_file_is_refused(build: Callable[..., Path]) -> None:
         build(tables(), split_by="google")
 
 
-def test_a_limit_below_one_is_refused(build: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match="val_refs: got 0, wanted null"):
-        build(tables(), val_refs=0)
-
-
 @pytest.mark.parametrize("refs_pickle", [pickle.dumps(Path()), pickle.dumps({"a": 1}), pickle.dumps([1])])
 def test_a_pickle_of_something_else_is_refused(build: Callable[..., Path], refs_pickle: bytes) -> None:
     with pytest.raises(ValueError, match=r"refs\(umd\).p"):
@@ -254,7 +249,7 @@ def test_a_picture_damaged_behind_its_head_leaves_nothing(build: Callable[..., P
     before = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")}
     with pytest.raises(ValueError, match=r"COCO_train2014_000000000003.jpg' is damaged"):
         build_refcocog(
-            RefcocogConfig(images, of_refs(archive.with_name("refs.zip")), "umd", None, None, None),
+            RefcocogConfig("refcocog", images, of_refs(archive.with_name("refs.zip")), "umd", None, None, None),
             str(archive.parent),
             tmp_path / "cache",
             *(tmp_path / "out" / name for name in ("images", "samples", "pictures")),

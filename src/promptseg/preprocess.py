@@ -4,6 +4,7 @@ The canvas is the challenge's: 1024x1024, longest edge resized to 1024 (bilinear
 """
 
 import io
+import struct
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -43,13 +44,20 @@ def read_picture(encoded: BinaryIO | bytes, name: str) -> NDArray[np.uint8]:
     try:
         with Image.open(stream) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{name}: got {image.width}x{image.height} px, wanted at most {MAX_PIXELS:,} pixels")
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(_to_rgb(upright))
+                raise ValueError(f"{image.width}x{image.height} px, more than {MAX_PIXELS:,} pixels")
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:
         raise ValueError(f"{name}: got bytes that are no known picture format; replace the file") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: got a damaged picture ({error}); replace the file") from error
+    except (
+        OSError,
+        EOFError,
+        SyntaxError,
+        ValueError,
+        LookupError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ValueError(f"{name}: got a picture that cannot be read ({error}); replace the file") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

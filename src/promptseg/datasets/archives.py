@@ -3,12 +3,16 @@
 import io
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from promptseg.files import atomic_path
 
+# What zipfile raises where bytes are wrong: RuntimeError for a claim of encryption or of an unknown compression,
+# OSError for an offset out of the file.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 FIXED_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # equal content gives equal bytes, so equal hashes
 
 
@@ -38,16 +42,26 @@ def checked_member_name(name: str, archive: Path) -> str:
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip for reading. Raises ValueError when it is missing, corrupt or truncated, or has unsafe names."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such archive; check `mirror` and the data set's configuration")
+    with _open(path) as archive:
+        yield archive
+
+
+def _open(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such archive; check `mirror` and the data set's configuration") from error
-    except zipfile.BadZipFile as error:
+    except DAMAGE as error:
         raise ValueError(f"{path}: got a file that is not a whole zip archive ({error}); fetch it again") from error
-    with archive:
-        for name in archive.namelist():
+    try:
+        for name, times in Counter(archive.namelist()).items():
             checked_member_name(name, path)
-        yield archive
+            if times > 1:
+                raise ValueError(f"{path}: got the member {name!r} twice, wanted distinct names; do not use it")
+    except ValueError:
+        archive.close()
+        raise
+    return archive
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -56,7 +70,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         return archive.read(name)
     except KeyError as error:
         raise ValueError(f"{archive.filename}: has no member {name!r}; the annotations name a missing file") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DAMAGE as error:
         raise ValueError(f"{archive.filename}: {name!r} is damaged ({error}); fetch the archive again") from error
 
 
@@ -77,7 +91,7 @@ class PictureArchives:
             path = self._folder / archive_name
             if not path.is_file():
                 raise ValueError(f"{path}: no such archive of pictures; run `dvc repro fetch`")
-            self._open[archive_name] = zipfile.ZipFile(path)
+            self._open[archive_name] = _open(path)
         return io.BytesIO(read_member(self._open[archive_name], member))
 
     def __getstate__(self) -> dict[str, object]:

@@ -1,10 +1,10 @@
 """What every data set is turned into: pictures with their objects, and samples (one picture, one phrase, one mask)."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from promptseg.files import atomic_path
 
+_T = TypeVar("_T")
 Split = Literal["train", "val", "test"]
 PhraseKind = Literal["keyword", "short", "sentence"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -90,24 +91,32 @@ def write_records(path: Path, records: Iterable[Picture] | Iterable[Sample]) -> 
 
 def read_samples(path: Path) -> list[Sample]:
     """Read what `write_records` wrote of samples. Raises ValueError with the line number on a malformed line."""
-    return [Sample(**{**fields, "mask": Rle(**fields["mask"])}) for fields in _read_lines(path, "mask")]
+    return list(_read_lines(path, "mask", _sample))
 
 
 def read_pictures(path: Path) -> list[Picture]:
     """Read what `write_records` wrote of pictures. Raises ValueError with the line number on a malformed line."""
-    return [
-        Picture(**{**fields, "objects": tuple(Rle(**rle) for rle in fields["objects"])})
-        for fields in _read_lines(path, "objects")
-    ]
+    return list(_read_lines(path, "objects", _picture))
 
 
-def _read_lines(path: Path, required: str) -> Iterable[dict[str, Any]]:
+def _sample(fields: dict[str, Any]) -> Sample:
+    return Sample(**{**fields, "mask": Rle(**fields["mask"])})
+
+
+def _picture(fields: dict[str, Any]) -> Picture:
+    return Picture(**{**fields, "objects": tuple(Rle(**rle) for rle in fields["objects"])})
+
+
+def _read_lines(path: Path, required: str, build: Callable[[dict[str, Any]], _T]) -> Iterator[_T]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 fields = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: got a line that is not JSON ({error}); rerun `dvc repro fetch`") from error
+                raise ValueError(f"{path}:{number}: got no JSON ({error}); rerun `dvc repro fetch`") from error
             if not isinstance(fields, dict) or required not in fields:
                 raise ValueError(f"{path}:{number}: got a record without {required!r}; rerun `dvc repro fetch`")
-            yield fields
+            try:
+                yield build(fields)
+            except TypeError as error:
+                raise ValueError(f"{path}:{number}: got other fields ({error}); rerun `dvc repro fetch`") from error

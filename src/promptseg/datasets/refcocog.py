@@ -16,38 +16,14 @@ from promptseg.datasets.archives import open_archive, read_member, write_archive
 from promptseg.datasets.coco_segmentation import segmentation_to_rle
 from promptseg.datasets.records import SPLITS, PhraseKind, Picture, Rle, Sample, Split, write_records
 from promptseg.datasets.refer import CocoAnnotation, CocoImage, Ref, read_instances, read_refs
-from promptseg.datasets.sources import Source, obtain
+from promptseg.datasets.sources import obtain
 from promptseg.files import atomic_path
+from promptseg.params import RefcocogConfig
 
 FOLDER = "train2014"
 PICTURES_PER_ARCHIVE = 2000
 KEYWORD_WORDS = 2  # at most: "red car"
 SHORT_WORDS = 5  # at most: "man in a blue shirt"
-
-
-@dataclass(frozen=True)
-class RefcocogConfig:
-    """`images` and `refs`: the two archives; `split_by`: whose splits ("umd"); `*_refs`: at most so many; None: all.
-
-    Raises ValueError for a limit below 1.
-    """
-
-    images: Source
-    refs: Source
-    split_by: str
-    train_refs: int | None
-    val_refs: int | None
-    test_refs: int | None
-
-    def __post_init__(self) -> None:
-        for split, limit in self.limits.items():
-            if limit is not None and limit < 1:
-                raise ValueError(f"{split}_refs: got {limit}, wanted null (all of them) or at least 1")
-
-    @property
-    def limits(self) -> dict[Split, int | None]:
-        """How many refs of each split are wanted at most."""
-        return {"train": self.train_refs, "val": self.val_refs, "test": self.test_refs}
 
 
 @dataclass(frozen=True)
@@ -100,7 +76,8 @@ def _chosen(refs: list[Ref], config: RefcocogConfig) -> list[Ref]:
                 f"refs({config.split_by}).p: got the picture {ref.image_id} in {of_image[ref.image_id]} and {ref.split}"
                 ", wanted splits that share none (scores would be of pictures trained on); use split_by: umd"
             )
-    return [ref for split, members in chosen.items() for ref in members[: config.limits[split]]]
+    limits: dict[Split, int | None] = {"train": config.train_refs, "val": config.val_refs, "test": config.test_refs}
+    return [ref for split, members in chosen.items() for ref in members[: limits[split]]]
 
 
 def _entries(

@@ -12,7 +12,6 @@ import shutil
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError, URLError
@@ -21,6 +20,7 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from promptseg.files import atomic_path, sha256_of
+from promptseg.params import Source
 
 SUMS_FILE = "SHA256SUMS"
 BLOCK_BYTES = 1 << 20
@@ -28,30 +28,6 @@ TIMEOUT_S = 60.0  # without a byte
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One archive: its `path` below a mirror, its public `url`, and the `bytes` and `sha256` of what lies there.
-
-    Raises ValueError for a path that leaves the mirror, an url that is not http(s), or a sha256 that is none.
-    """
-
-    path: str
-    url: str
-    bytes: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        parts = PurePosixPath(self.path).parts
-        if not parts or self.path.startswith("/") or ".." in parts:
-            raise ValueError(
-                f"path: got {self.path!r}, wanted a path below the mirror, such as 'coco/zips/train2014.zip'"
-            )
-        if not _is_address(self.url):
-            raise ValueError(f"{self.path}: got the url {self.url!r}, wanted one that begins with http:// or https://")
-        if not SHA256.fullmatch(self.sha256):
-            raise ValueError(f"{self.path}: got the sha256 {self.sha256!r}, wanted 64 lower-case hexadecimal digits")
 
 
 def obtain(source: Source, mirror: str | None, cache: Path) -> Path:

@@ -1,0 +1,95 @@
+"""Records there and back, and masks that survive being run-length encoded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from promptseg.datasets.records import (
+    PHRASE_KINDS,
+    SPLITS,
+    Picture,
+    Rle,
+    Sample,
+    read_pictures,
+    read_samples,
+    write_records,
+)
+
+masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40))
+rles = st.builds(Rle.from_mask, masks)
+sizes = st.integers(1, 5000)
+samples = st.builds(
+    Sample, st.text(), st.sampled_from(SPLITS), st.text(), sizes, sizes, st.text(), st.sampled_from(PHRASE_KINDS), rles
+)
+pictures = st.builds(Picture, st.text(), st.sampled_from(SPLITS), sizes, sizes, st.lists(rles, max_size=3).map(tuple))
+
+
+@given(masks)
+def test_a_mask_survives(mask: np.ndarray) -> None:
+    rle = Rle.from_mask(mask)
+    assert rle.to_mask().dtype == bool
+    assert (rle.to_mask() == mask).all()
+    assert rle.area == mask.sum()
+    assert (rle.height, rle.width) == mask.shape
+
+
+def test_runs_go_down_the_columns() -> None:
+    assert Rle.from_mask(np.array([[0, 1], [0, 1]], bool)).counts == "22"  # 2 outside, 2 inside
+
+
+@given(st.lists(samples, max_size=3))
+def test_samples_there_and_back(tmp_path_factory: pytest.TempPathFactory, written: list[Sample]) -> None:
+    path = tmp_path_factory.mktemp("records") / "samples.jsonl"
+    assert write_records(path, written) == len(written)
+    assert read_samples(path) == written
+
+
+@given(st.lists(pictures, max_size=3))
+def test_pictures_there_and_back(tmp_path_factory: pytest.TempPathFactory, written: list[Picture]) -> None:
+    path = tmp_path_factory.mktemp("records") / "pictures.jsonl"
+    assert write_records(path, written) == len(written)
+    assert read_pictures(path) == written
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "got no JSON"),
+        ("[]", "got a record without 'mask'"),
+        ('{"mask": {"height": 1}}', "got other fields"),
+        ('{"mask": {"height": 1, "width": 1, "counts": "1"}, "extra": 1}', "got other fields"),
+        ('{"mask": null}', "got other fields"),
+    ],
+)
+def test_a_malformed_line_is_refused_with_its_number(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "samples.jsonl"
+    good = Sample("1", "train", "a.zip/b.jpg", 1, 1, "cat", "keyword", Rle(1, 1, "1"))
+    write_records(path, [good])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ValueError, match=rf"samples.jsonl:2: {message}"):
+        read_samples(path)
+
+
+def test_malformed_pictures_are_refused_with_their_number(tmp_path: Path) -> None:
+    (tmp_path / "pictures.jsonl").write_text('{"objects": [1]}\n')
+    with pytest.raises(ValueError, match=r"pictures.jsonl:1: got other fields"):
+        read_pictures(tmp_path / "pictures.jsonl")
+
+
+def test_a_failure_while_writing_keeps_the_old_records(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    good = Sample("1", "train", "a.zip/b.jpg", 1, 1, "cat", "keyword", Rle(1, 1, "1"))
+    write_records(path, [good])
+
+    def broken():
+        yield good
+        raise ValueError("the source broke")
+
+    with pytest.raises(ValueError, match="the source broke"):
+        write_records(path, broken())
+    assert read_samples(path) == [good]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["samples.jsonl"]
