@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image
 
+from promptseg import preprocess
 from promptseg.preprocess import (
     CANVAS,
     Placement,
@@ -121,9 +123,7 @@ def test_a_stream_reads_like_bytes() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"x", b"<html>", b"%PDF-1.4", b"\xff\xd8\xff", b"GIF89a"])
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(
-        ValueError, match=r"cat\.jpg: got (bytes that are no known picture|a picture that cannot be read)"
-    ):
+    with pytest.raises(ValueError, match=r"cat\.jpg: got (bytes that are no|a picture that cannot)"):
         read_picture(data, "cat.jpg")
 
 
@@ -144,7 +144,8 @@ def test_a_bomb_is_refused_by_its_header(size: tuple[int, int], monkeypatch: pyt
         read_picture(png_header(*size), "bomb")
 
 
-@settings(max_examples=200)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@settings(max_examples=200, deadline=None)
 @given(st.data(), st.sampled_from(["jpeg", "png", "gif", "bmp", "tiff", "webp"]))
 def test_a_damaged_picture_is_pixels_or_a_value_error(data: st.DataObject, kind: str) -> None:
     exif = Image.Exif()
@@ -153,7 +154,8 @@ def test_a_damaged_picture_is_pixels_or_a_value_error(data: st.DataObject, kind:
     damaged = bytearray(encoded(Image.new("RGB", (9, 7), "red"), kind, **options))
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
     try:
-        picture = read_picture(bytes(damaged), "x")
+        with mock.patch.object(preprocess, "MAX_PIXELS", 10_000):  # decoding 100 million zeros takes a while
+            picture = read_picture(bytes(damaged), "x")
     except ValueError as error:
         message = str(error)
     else:

@@ -14,6 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 CANVAS = 1024
 MAX_PIXELS = 100_000_000  # above this a picture is a mistake or a decompression bomb
+_BOMB = Image.DecompressionBombError
+# What Pillow raises over damaged bytes of its many formats.
+DAMAGED_PICTURE = (OSError, EOFError, SyntaxError, ValueError, LookupError, RuntimeError, struct.error, _BOMB)
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,7 @@ def read_picture(encoded: BinaryIO | bytes, name: str) -> NDArray[np.uint8]:
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:
         raise ValueError(f"{name}: got bytes that are no known picture format; replace the file") from error
-    except (
-        OSError,
-        EOFError,
-        SyntaxError,
-        ValueError,
-        LookupError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except DAMAGED_PICTURE as error:
         raise ValueError(f"{name}: got a picture that cannot be read ({error}); replace the file") from error
 
 

@@ -1,6 +1,7 @@
 """Pictures live in a few stored zip archives: one file to hash and to move, where 100,000 loose files cost minutes."""
 
 import io
+import lzma
 import zipfile
 import zlib
 from collections import Counter
@@ -12,7 +13,7 @@ from promptseg.files import atomic_path
 
 # What zipfile raises where bytes are wrong: RuntimeError for a claim of encryption or of an unknown compression,
 # OSError for an offset out of the file.
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
+DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 FIXED_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # equal content gives equal bytes, so equal hashes
 
 
@@ -51,7 +52,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 def _open(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
-    except DAMAGE as error:
+    except DAMAGED_ARCHIVE as error:
         raise ValueError(f"{path}: got a file that is not a whole zip archive ({error}); fetch it again") from error
     try:
         for name, times in Counter(archive.namelist()).items():
@@ -70,7 +71,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         return archive.read(name)
     except KeyError as error:
         raise ValueError(f"{archive.filename}: has no member {name!r}; the annotations name a missing file") from error
-    except DAMAGE as error:
+    except DAMAGED_ARCHIVE as error:
         raise ValueError(f"{archive.filename}: {name!r} is damaged ({error}); fetch the archive again") from error
 
 

@@ -1,7 +1,6 @@
 """RefCOCOg: photographs of COCO train2014 with the phrases of REFER, repacked as this project's records."""
 
 import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,16 +8,17 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from promptseg.datasets.archives import open_archive, read_member, write_archive
+from promptseg.datasets.archives import DAMAGED_ARCHIVE, open_archive, read_member, write_archive
 from promptseg.datasets.coco_segmentation import segmentation_to_rle
 from promptseg.datasets.records import SPLITS, PhraseKind, Picture, Rle, Sample, Split, write_records
 from promptseg.datasets.refer import CocoAnnotation, CocoImage, Ref, read_instances, read_refs
 from promptseg.datasets.sources import obtain
 from promptseg.files import atomic_path
 from promptseg.params import RefcocogConfig
+from promptseg.preprocess import DAMAGED_PICTURE
 
 FOLDER = "train2014"
 PICTURES_PER_ARCHIVE = 2000
@@ -140,7 +140,7 @@ def _checked_orientation(archive: zipfile.ZipFile, member: str, image: CocoImage
     try:
         with archive.open(member) as stream, Image.open(stream) as picture:
             size, orientation = picture.size, picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except (UnidentifiedImageError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+    except (*DAMAGED_PICTURE, *DAMAGED_ARCHIVE) as error:
         raise ValueError(f"{archive.filename}: {member} is no picture, or damaged ({error}); fetch it again") from error
     if size != (image.width, image.height):
         raise ValueError(
