@@ -21,19 +21,23 @@ from promptseg.xdecoder.model import MASK_STRIDE, resize_canvas
 class Batch:
     """P pictures with K phrases each, the phrases of a picture following each other.
 
-    pictures float32 [P, 3, res, res], RGB 0..255; token_ids int32 [P * K, T]; targets float32 [P * K, h * w], 0..1.
+    pictures float32 [P, 3, res, res], RGB 0..255; token_ids int32 [P * K, T]; targets float32 [P, K, h * w], 0..1, the
+    mask of each phrase; own int64 [P * K], which of its picture's K masks a phrase means: of equal ones, the first.
     """
 
     pictures: Tensor
     token_ids: Tensor
     targets: Tensor
-    phrases_per_picture: int
+    own: Tensor
+
+    @property
+    def phrases_per_picture(self) -> int:
+        """K."""
+        return self.targets.shape[1]
 
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
-        return Batch(
-            self.pictures.to(device), self.token_ids.to(device), self.targets.to(device), self.phrases_per_picture
-        )
+        return Batch(*(tensor.to(device) for tensor in (self.pictures, self.token_ids, self.targets, self.own)))
 
 
 class GroundingData:
@@ -64,11 +68,13 @@ class GroundingData:
     def batch(self, pictures: Sequence[int], chosen: Sequence[Sequence[int]], res: int) -> Batch:
         """Put together pictures (indices into `images`) and, for each, equally many samples (indices)."""
         flat = [index for indices in chosen for index in indices]
+        targets = torch.stack([self.target(index, res) for index in flat]).flatten(1).float() / 255
+        masks = [[self.samples[index].mask for index in indices] for indices in chosen]
         return Batch(
             torch.stack([self.picture(index, res) for index in pictures]).float(),
             torch.from_numpy(self.token_ids[flat]),
-            torch.stack([self.target(index, res) for index in flat]).flatten(1).float() / 255,
-            len(chosen[0]),
+            targets.unflatten(0, (len(pictures), -1)),
+            torch.tensor([group.index(mask) for group in masks for mask in group]),
         )
 
     def picture(self, index: int, res: int) -> Tensor:

@@ -1,16 +1,17 @@
 """The training loop: one page, top to bottom."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from promptseg.params import FinetuneConfig
 from promptseg.training.data import Batch, GroundingData
-from promptseg.training.losses import LossTerms, query_terms
-from promptseg.training.matcher import match, select
+from promptseg.training.losses import LossTerms, pairwise_mask_terms
+from promptseg.training.matcher import assign, matching_cost
 from promptseg.training.schedule import draw, learning_rate
 from promptseg.training.snapshots import Snapshots
 from promptseg.training.validation import validate
@@ -53,13 +54,13 @@ def finetune(
             terms = batch_terms(network, batch, config)
         loss = terms.weighted(config.loss_weights)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: the loss is {loss.item()} ({_show(terms)}); lower learning_rate")
+            raise FloatingPointError(f"step {step}: the loss is {loss.item()} ({terms.values()}); lower learning_rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         optimizer.step()
 
-        row: dict[str, float | None] = {"step": step + 1, "loss": loss.item(), **_values(terms)}
+        row: dict[str, float | None] = {"step": step + 1, "loss": loss.item(), **terms.values()}
         if (step + 1) % config.val_every == 0 or step + 1 == config.steps:
             row["val_miou"] = validate(network, val, config.val_res, config.val_phrases, device)
             if row["val_miou"] > state["best_miou"]:
@@ -75,18 +76,22 @@ def finetune(
 
 
 def batch_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> LossTerms:
-    """Terms of a batch: matched after every decoder layer, averaged over rows and layers; scalars."""
-    groundings, phrase = network(batch.pictures, batch.token_ids, batch.phrases_per_picture, every_layer=True)
+    """Terms of a batch, averaged over matched pairs or rows, and over the decoder's layers, each matched anew."""
+    per_picture = batch.phrases_per_picture
+    groundings, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
+    targets = batch.targets.repeat_interleave(per_picture, dim=0)  # (P * K, K, N): a row knows its picture's masks
+    places = torch.arange(per_picture, device=targets.device)
+    is_first = batch.own.view(-1, per_picture) == places  # (P, K): of equal masks only the first is matched
+    real = is_first.repeat_interleave(per_picture, dim=0)
     layers = []
     for grounding in groundings:
-        similarity = network.similarity(grounding.query_embedding, phrase)
-        terms = query_terms(grounding.mask_logits.flatten(2).float(), similarity.float(), batch.targets)
-        layers.append(select(terms, match(terms, config.loss_weights)))
-    return LossTerms(*(_mean_over_layers(layers, field.name) for field in fields(LossTerms)))
-
-
-def _mean_over_layers(layers: list[LossTerms], name: str) -> Tensor:
-    return torch.stack([getattr(terms, name).mean() for terms in layers]).mean()
+        similarity = network.similarity(grounding.query_embedding, phrase).float()
+        bce, dice = pairwise_mask_terms(grounding.mask_logits.flatten(2).float(), targets)
+        query = assign(matching_cost(bce, dice, similarity, batch.own, config.loss_weights), real)
+        pairs = query.unsqueeze(1)
+        contrast = F.cross_entropy(similarity, query.gather(1, batch.own.unsqueeze(1)).squeeze(1))
+        layers.append(torch.stack([bce.gather(1, pairs)[:, 0][real].mean(), dice.gather(1, pairs)[:, 0][real].mean(), contrast]))
+    return LossTerms(*torch.stack(layers).mean(0))
 
 
 def _first_state(network: XDecoder, val: GroundingData, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:
@@ -112,11 +117,3 @@ def _parameter_groups(network: XDecoder, weight_decay: float) -> list[dict[str, 
 
 def _copy(network: XDecoder) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-
-
-def _values(terms: LossTerms) -> dict[str, float | None]:
-    return {field.name: getattr(terms, field.name).item() for field in fields(terms)}
-
-
-def _show(terms: LossTerms) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _values(terms).items())

@@ -1,7 +1,7 @@
-"""Named, unweighted loss terms between a phrase's mask and the query that is matched to it.
+"""Named, unweighted loss terms between the phrases of pictures and the queries that are matched to them.
 
 Sources: binary cross-entropy and dice on masks as in Cheng et al., "Masked-attention Mask Transformer" (2022); the
-contrast is a cross-entropy over a picture's queries, as in Zou et al. (2023), "Generalized Decoding".
+contrast is a cross-entropy over a picture's queries, as in Zou et al., "Generalized Decoding" (2023).
 """
 
 from dataclasses import dataclass, fields
@@ -15,7 +15,10 @@ from promptseg.params import LossWeights
 
 @dataclass(frozen=True)
 class LossTerms:
-    """One value per row [B], or per row and query [B, Q] while matching; all >= 0, 0 is perfect."""
+    """Scalars >= 0; 0 is perfect.
+
+    mask_bce, mask_dice: the masks of all matched queries; contrast: telling the phrase's own query from the others.
+    """
 
     mask_bce: Tensor
     mask_dice: Tensor
@@ -23,20 +26,21 @@ class LossTerms:
 
     def weighted(self, weights: LossWeights) -> Tensor:
         """Sum of the terms times their weights."""
-        return sum(
-            (getattr(self, term.name) * getattr(weights, term.name) for term in fields(self)),
-            start=torch.zeros((), device=self.contrast.device),
-        )
+        return torch.stack([getattr(self, f.name) * getattr(weights, f.name) for f in fields(self)]).sum()
+
+    def values(self) -> dict[str, float]:
+        """The terms as numbers, by name."""
+        return {f.name: getattr(self, f.name).item() for f in fields(self)}
 
 
-def query_terms(mask_logits: Tensor, similarity: Tensor, target: Tensor) -> LossTerms:
-    """Terms of every query: mask_logits [B, Q, N], similarity [B, Q], target [B, N] in 0..1 -> terms [B, Q].
+def pairwise_mask_terms(mask_logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and dice of every query with every target.
 
-    N are the pixels of the mask, flattened. Targets may be soft, at the borders of objects.
+    mask_logits [B, Q, N] and targets [B, K, N] in 0..1 (soft at the borders of objects), N pixels -> two [B, Q, K].
     """
-    hits = torch.einsum("bqn,bn->bq", mask_logits, target)
-    bce = (F.softplus(mask_logits).sum(2) - hits) / target.shape[1]
+    hits = mask_logits @ targets.transpose(1, 2)
+    bce = (F.softplus(mask_logits).sum(2, keepdim=True) - hits) / targets.shape[2]
     probability = mask_logits.sigmoid()
-    overlap = torch.einsum("bqn,bn->bq", probability, target)
-    dice = 1 - (2 * overlap + 1) / (probability.sum(2) + target.sum(1, keepdim=True) + 1)
-    return LossTerms(bce, dice, -F.log_softmax(similarity, dim=1))
+    overlap = probability @ targets.transpose(1, 2)
+    dice = 1 - (2 * overlap + 1) / (probability.sum(2, keepdim=True) + targets.sum(2).unsqueeze(1) + 1)
+    return bce, dice

@@ -18,7 +18,7 @@ def validate(network: XDecoder, data: GroundingData, res: int, phrases: int, dev
         if len(scores) >= phrases:
             break
         batch = data.batch([picture], [samples], res).to(device)
-        groundings, phrase = network(batch.pictures, batch.token_ids, len(samples))
+        groundings, phrase = network(batch.pictures, batch.token_ids)
         similarity = network.similarity(groundings[-1].query_embedding, phrase)
         masks = masks_to_canvas(best_masks(groundings[-1], similarity).float(), res, CANVAS) > 0
         for index, mask in zip(samples, masks.cpu().numpy(), strict=True):

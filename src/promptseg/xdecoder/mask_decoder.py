@@ -49,7 +49,7 @@ class MaskDecoderConfig:
 class Grounding:
     """What the decoder says after one layer.
 
-    mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the phrase embedding.
+    For B phrases: mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the phrase embedding.
     """
 
     mask_logits: Tensor
@@ -70,8 +70,14 @@ class DecoderLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim)
 
     def look(self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Cross-attention: queries (B, Q, C), keys and values (B, K, C), bias (B, 1, Q, K) -> (B, Q, C)."""
-        return self.cross_norm(queries + self.cross_attention(queries + query_positions, keys, values, bias))
+        """Cross-attention: queries (B, Q, C), keys and values (P, N, C), bias (B, Q, N) -> (B, Q, C).
+
+        Queries never see each other here, so those of all phrases of a picture attend to its keys together.
+        """
+        pictures, _, dim = keys.shape
+        placed = (queries + query_positions).view(pictures, -1, dim)
+        attended = self.cross_attention(placed, keys, values, bias.view(pictures, 1, placed.shape[1], -1))
+        return self.cross_norm(queries + attended.view(queries.shape))
 
     def exchange(self, x: Tensor, positions: Tensor) -> Tensor:
         """Self-attention and feed-forward over the queries and the phrase together (B, Q + 1, C)."""
@@ -104,15 +110,16 @@ class MaskDecoder(nn.Module):
     def forward(
         self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor, every_layer: bool
     ) -> list[Grounding]:
-        """mask_features (B, M, h, w), pyramid of LEVELS maps (B, C, ., .) coarsest first, phrase (B, C).
+        """mask_features (P, M, h, w), pyramid of LEVELS maps (P, C, ., .) coarsest first, phrase (B, C).
 
-        Returns the groundings of the untouched queries and of each layer when `every_layer`, else only the last one.
+        B is a multiple of P: the phrases of a picture follow each other and share its maps. Returns the groundings of
+        the untouched queries and of each layer when `every_layer`, else only the last one.
         """
         states = self.refine(mask_features, pyramid, phrase)
         pixels = mask_features.flatten(2)
         size = mask_features.shape[-2:]
         return [
-            Grounding((self.mask_embedding(state) @ pixels).unflatten(2, size), state @ self.class_projection)
+            Grounding(self._masks(state, pixels).unflatten(2, size), state @ self.class_projection)
             for state in (states if every_layer else states[-1:])
         ]
 
@@ -127,11 +134,16 @@ class MaskDecoder(nn.Module):
         states = [self.norm(queries)]
         for index, layer in enumerate(self.layers):
             level = index % LEVELS
-            bias = self._attention_bias(states[-1], level_features[level])
+            bias = self._attention_bias(states[-1], level_features[level].flatten(2))
             queries = layer.look(queries, positions[:, :count], keys[level], values[level], bias)
             queries, text = layer.exchange(torch.cat((queries, text), dim=1), positions).split((count, 1), dim=1)
             states.append(self.norm(queries))
         return states
+
+    def _masks(self, state: Tensor, pixels: Tensor) -> Tensor:
+        """Queries (B, Q, C) of P pictures' phrases, pixels (P, M, N) -> mask logits (B, Q, N)."""
+        by_picture = self.mask_embedding(state).view(len(pixels), -1, pixels.shape[1])
+        return (by_picture @ pixels).view(*state.shape[:2], -1)
 
     def _keys_and_values(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
         values = x.flatten(2).transpose(1, 2) + self.level_embedding[level]  # (B, h * w, C)
@@ -144,13 +156,13 @@ class MaskDecoder(nn.Module):
         return F.interpolate(mask_features, size=size, mode="bicubic", antialias=True)
 
     @torch.no_grad()
-    def _attention_bias(self, state: Tensor, level_features: Tensor) -> Tensor:
-        """(B, 1, Q, K): BLOCKED where the rule forbids a query to look."""
-        masks = self.mask_embedding(state) @ level_features.flatten(2)  # (B, Q, K)
+    def _attention_bias(self, state: Tensor, pixels: Tensor) -> Tensor:
+        """(B, Q, N): BLOCKED where the rule forbids a query to look; pixels (P, M, N)."""
+        masks = self._masks(state, pixels)
         inside = (masks >= 0).to(masks.dtype)
         if self.rule.attends == "inside":
             blocked = inside.amax(dim=2, keepdim=True) - inside  # an empty mask blocks nothing
         else:
             blocked = inside  # blocked everywhere amounts to blocked nowhere: softmax ignores a constant
         blocked = F.pad(blocked[:, 1:], (0, 0, 1, 0))  # the first query looks everywhere
-        return (blocked * BLOCKED).unsqueeze(1)
+        return blocked * BLOCKED

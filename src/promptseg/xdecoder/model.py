@@ -45,21 +45,17 @@ class XDecoder(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(
-        self, picture: Tensor, token_ids: Tensor, phrases_per_picture: int = 1, every_layer: bool = False
+        self, picture: Tensor, token_ids: Tensor, every_layer: bool = False
     ) -> tuple[list[Grounding], Tensor]:
         """Ground phrases.
 
-        picture: float [B, 3, res, res], RGB 0..255, as `resize_canvas` makes it.
-        token_ids: int [B * phrases_per_picture, T]; the phrases of a picture follow each other, so that the picture is
-        encoded once for all of them.
+        picture: float [P, 3, res, res], RGB 0..255, as `resize_canvas` makes it.
+        token_ids: int [B, T], B a multiple of P; the phrases of a picture follow each other, and it is encoded once.
         Returns the groundings (of the last layer, or of the bare queries and every layer) and the phrase embeddings
-        float [B * phrases_per_picture, C].
+        float [B, C].
         """
         mask_features, pyramid = self.pixel_decoder(self.backbone((picture - self.mean) / self.std))
         phrase = self.text_encoder(token_ids)
-        if phrases_per_picture > 1:
-            mask_features = mask_features.repeat_interleave(phrases_per_picture, dim=0)
-            pyramid = [x.repeat_interleave(phrases_per_picture, dim=0) for x in pyramid]
         return self.mask_decoder(mask_features, pyramid, phrase, every_layer), phrase
 
     def similarity(self, query_embedding: Tensor, phrase: Tensor) -> Tensor:

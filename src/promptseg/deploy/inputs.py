@@ -1,0 +1,43 @@
+"""Samples as the deployed graph takes them, made one by one."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.records import Sample, Split, read_samples
+from promptseg.deploy.hub import HubInput
+from promptseg.preprocess import picture_to_canvas, read_picture
+
+
+class GraphInputs:
+    """The inputs of a split's first `limit` samples (None: all); iterating decodes, so nothing is held.
+
+    Raises ValueError when there is no such sample, or tokens and samples do not belong together.
+    """
+
+    def __init__(self, images: Path, samples: Path, tokens: Path, split: Split, limit: int | None) -> None:
+        everything = read_samples(samples)
+        self._tokens: NDArray[np.int32] = np.load(tokens, allow_pickle=False)
+        if len(self._tokens) != len(everything):
+            raise ValueError(f"{tokens}: got {len(self._tokens)} rows for {len(everything)} samples; run `dvc repro`")
+        self._rows = [row for row, sample in enumerate(everything) if sample.split == split][:limit]
+        if not self._rows:
+            raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another one for hub.split")
+        self._samples: Sequence[Sample] = everything
+        self._archives = PictureArchives(images)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[HubInput]:
+        canvas = np.zeros(0, np.float32)
+        for previous, row in pairwise([None, *self._rows]):
+            sample = self._samples[row]
+            if previous is None or self._samples[previous].image != sample.image:  # phrases of a picture come together
+                picture = read_picture(self._archives.read(sample.image), sample.image)
+                canvas = picture_to_canvas(picture)[None].astype(np.float32)
+            yield HubInput(sample.sample_id, canvas, self._tokens[row][:, None])

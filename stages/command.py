@@ -1,0 +1,24 @@
+"""What every stage's command line has in common: paths by name, a log on standard error, one line for a user's mistake."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def run_stage(stage: Callable[..., None], purpose: str | None, *names: str) -> None:
+    """Call `stage` with one Path per name, read from options of the same names.
+
+    A ValueError, a FloatingPointError or a full disk ends the process with status 1 and its message, without a traceback.
+    """
+    parser = argparse.ArgumentParser(description=purpose)
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=True, help="an artefact's path, as dvc.yaml gives it")
+    paths = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        stage(**paths)
+    except (ValueError, FloatingPointError, OSError) as error:
+        logging.error("error: %s", error)
+        sys.exit(1)
