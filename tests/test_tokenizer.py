@@ -5,13 +5,14 @@ import json
 import logging
 import subprocess
 import sys
+import unicodedata
 from itertools import pairwise
 
 import ftfy
 import numpy as np
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from promptseg.files import sha256_of
@@ -120,9 +121,10 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Cn"], exclude_character
 @given(texts)
 def test_agrees_with_the_slow_encoding(phrase: str) -> None:
     try:
-        clean_phrase(phrase)
+        cleaned = clean_phrase(phrase)
     except ValueError:
         return
+    assume(not any(unicodedata.category(character) == "Cn" for character in cleaned))  # ftfy can make them, too
     assert ids_of(phrase) == slow_ids(phrase)
 
 
