@@ -1,4 +1,4 @@
-"""What every stage's command line has in common: paths by name, a log on standard error, one line for a user's mistake."""
+"""What every stage's command line has in common: paths by name, a log, one line for a mistake."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 def run_stage(stage: Callable[..., None], purpose: str | None, *names: str) -> None:
     """Call `stage` with one Path per name, read from options of the same names.
 
-    A ValueError, a FloatingPointError or a full disk ends the process with status 1 and its message, without a traceback.
+    A ValueError, a FloatingPointError or an OSError (a full disk) ends the process with status 1 and its message.
     """
     parser = argparse.ArgumentParser(description=purpose)
     for name in names:

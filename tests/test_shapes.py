@@ -15,10 +15,12 @@ from promptseg import datasets
 from promptseg.datasets import shapes
 from promptseg.datasets.archives import PictureArchives, open_archive
 from promptseg.datasets.records import PHRASE_KINDS, SPLITS, read_pictures, read_samples
-from promptseg.datasets.shapes import ShapesConfig, build_shapes, render_scene
+from promptseg.datasets.shapes import build_shapes, render_scene
+from promptseg.params import ShapesConfig
 from promptseg.preprocess import read_picture
 
 CONFIG = ShapesConfig(
+    kind="shapes",
     seed=7, train_scenes=5, val_scenes=3, test_scenes=2, objects_min=2, objects_max=6, targets_per_scene=2
 )
 
@@ -124,7 +126,7 @@ def test_object_counts_follow_the_configuration():
     ],
 )
 def test_a_number_out_of_range_is_refused_by_its_name(key, value):
-    with pytest.raises(ValueError, match=rf"^{key}: got {value}, wanted at (least|most) \d"):
+    with pytest.raises(ValueError, match=rf"^{key}: got {value}, wanted "):
         ShapesConfig(**{**asdict(CONFIG), key: value})
 
 

@@ -10,9 +10,11 @@ import pytest
 from shapes_oracle import covers
 
 from promptseg.datasets.records import PHRASE_KINDS
-from promptseg.datasets.shapes import RenderedScene, ShapesConfig, render_scene
+from promptseg.datasets.shapes import RenderedScene, render_scene
+from promptseg.params import ShapesConfig
 
 CONFIG = ShapesConfig(
+    kind="shapes",
     seed=11, train_scenes=1, val_scenes=1, test_scenes=1, objects_min=2, objects_max=6, targets_per_scene=2
 )
 SYNONYMS = {"disc": "circle", "donut": "ring", "plus sign": "cross", "moon": "crescent"}

@@ -161,6 +161,10 @@ class ShapesConfig:
         in_range = self.objects_min <= self.objects_max <= 8
         _check("objects_max", self.objects_max, in_range, "from objects_min to 8")
 
+    def scenes(self, split: str) -> int:
+        """Number of scenes of a split: train, val or test."""
+        return {"train": self.train_scenes, "val": self.val_scenes, "test": self.test_scenes}[split]
+
 
 @dataclass(frozen=True)
 class RefcocogConfig:

@@ -14,34 +14,7 @@ from numpy.typing import NDArray
 from promptseg.deploy.contract import IMAGE_INPUT, TEXT_INPUT
 from promptseg.files import read_json, write_json
 
-BACKENDS = ("local",)
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class HubConfig:
-    """The `hub` section of params.yaml.
-
-    `backend` is one of BACKENDS; `device` a name that the backend knows; `emulator_samples` how many samples
-    `fidelity` compares (0: none); `cpu_latency_runs` how many timed runs the host's median is taken over; `samples`
-    how many samples the infer stage takes (None: all). Raises ValueError on a value outside its range.
-    """
-
-    backend: str
-    device: str
-    emulator_samples: int
-    cpu_latency_runs: int
-    samples: int | None
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"hub.backend: got {self.backend!r}, wanted one of {', '.join(BACKENDS)}")
-        if self.emulator_samples < 0:
-            raise ValueError(f"hub.emulator_samples: got {self.emulator_samples}, wanted 0 or more")
-        if self.cpu_latency_runs < 1:
-            raise ValueError(f"hub.cpu_latency_runs: got {self.cpu_latency_runs}, wanted 1 or more")
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"hub.samples: got {self.samples}, wanted 1 or more, or null for all")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from promptseg.deploy.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
 from promptseg.deploy.graph_border import check_border
 from promptseg.deploy.host_cpu import HostSession, masks_on_host, measure_on_host
-from promptseg.deploy.hub import CompiledGraph, Fidelity, HubConfig, HubInput, HubOutput, LatencyProfile
+from promptseg.deploy.hub import CompiledGraph, Fidelity, HubInput, HubOutput, LatencyProfile
 from promptseg.deploy.qnn_calibration import estimate_ms
 from promptseg.deploy.qnn_device import npu_device
 from promptseg.deploy.qnn_process import run_compiler, run_emulator
@@ -27,6 +27,7 @@ from promptseg.deploy.qnn_profile import SimulatedCost, read_simulated_cost
 from promptseg.deploy.qnn_session import Chip, CompileRequest, EmulateRequest
 from promptseg.deploy.qnn_tools import qnn_available, tool_versions
 from promptseg.files import atomic_path, sha256_of
+from promptseg.params import HubConfig
 
 BACKEND = "local"
 WRAPPER = "model.onnx"

@@ -24,41 +24,14 @@ from promptseg.datasets.shapes.phrases import has_distractor, make_phrases
 from promptseg.datasets.shapes.render import render
 from promptseg.datasets.shapes.scene import Layout, make_masks, sample_layout
 from promptseg.files import atomic_path
+from promptseg.params import ShapesConfig
 
-MOST_OBJECTS = 8
 SMALLEST_TARGET_PX = 60
 JPEG_QUALITY = 92
 LAYOUT_ATTEMPTS = 2000  # four in five succeed; eight targets among eight objects take twelve on average
 SCENES_WORTH_A_WORKER = 100  # another process takes about as long to start as these to make
 
 _EncodedScene = tuple[bytes, Picture, list[Sample]]
-
-
-@dataclass(frozen=True)
-class ShapesConfig:
-    """How many scenes, and what is in them. `targets_per_scene` is capped by a scene's number of objects."""
-
-    seed: int
-    train_scenes: int
-    val_scenes: int
-    test_scenes: int
-    objects_min: int
-    objects_max: int
-    targets_per_scene: int
-
-    def __post_init__(self) -> None:
-        """Raise ValueError, naming the key, for a number out of range."""
-        least = {"seed": 0, "train_scenes": 1, "val_scenes": 1, "test_scenes": 1, "objects_min": 2}
-        for key, minimum in {**least, "objects_max": self.objects_min, "targets_per_scene": 1}.items():
-            if getattr(self, key) < minimum:
-                limit = f"{minimum} (objects_min)" if key == "objects_max" else minimum
-                raise ValueError(f"{key}: got {getattr(self, key)}, wanted at least {limit}; raise it")
-        if self.objects_max > MOST_OBJECTS:
-            raise ValueError(f"objects_max: got {self.objects_max}, wanted at most {MOST_OBJECTS}; lower it")
-
-    def scenes(self, split: Split) -> int:
-        """Number of scenes of a split."""
-        return {"train": self.train_scenes, "val": self.val_scenes, "test": self.test_scenes}[split]
 
 
 @dataclass(frozen=True)
