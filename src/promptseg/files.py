@@ -41,11 +41,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object; ValueError when the file holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: got text that is not JSON ({error}), wanted one JSON object") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: got {type(content).__name__}, wanted one JSON object")

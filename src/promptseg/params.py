@@ -3,7 +3,8 @@
 Stages do not list this file among their dependencies: DVC tracks the values themselves, and nothing here converts one.
 """
 
-import math
+import re
+import sys
 import types
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 import yaml
 
 PARAMS_FILE = "params.yaml"
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 RES_MIN, RES_MAX = 64, 1024  # two cells at stride 32; the canvas
 
 
@@ -61,19 +63,20 @@ class FinetuneConfig:
             _check(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
         for key in ("learning_rate", "clip_norm"):
             _check(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
+        _check("seed", self.seed, self.seed < 2**63, "less than 2**63")
         _check("init", self.init, self.init is not None or self.steps > 0, "a checkpoint, or steps > 0 to train one")
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """`parity_pictures`: how many pictures that were not traced the graph is compared with torch on."""
+    """`parity_samples`: how many samples that were not traced the graph is compared with torch on."""
 
     opset: int
-    parity_pictures: int
+    parity_samples: int
 
     def __post_init__(self) -> None:
         _check("opset", self.opset, 17 <= self.opset <= 23, "an ONNX opset from 17 to 23")
-        _check("parity_pictures", self.parity_pictures, self.parity_pictures >= 1, "at least 1")
+        _check("parity_samples", self.parity_samples, self.parity_samples >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -219,12 +222,19 @@ def _check(key: str, got: object, holds: bool, wanted: str) -> None:
         raise ValueError(f"{key}: got {got!r}, wanted {wanted}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-05 as a number, as DVC does, which writes it so (YAML 1.2); for YAML 1.1 and PyYAML it is text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
 def _load(path: Path) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; run from the project's root") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: got text that is not YAML: {error}") from error
 
 
@@ -263,7 +273,8 @@ def _fits(hint: Any, value: object) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and abs(cast(float, value)) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint) if isinstance(hint, type) else False

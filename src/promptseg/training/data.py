@@ -41,12 +41,14 @@ class Batch:
 
 
 class GroundingData:
-    """One split's samples, grouped by picture; prepared pictures stay in memory up to a budget.
+    """One split's samples, grouped by picture; pictures prepared at `sizes` stay in memory up to a budget.
 
     Raises ValueError when the split is empty, or when tokens and samples do not belong together.
     """
 
-    def __init__(self, images: Path, samples: Path, tokens: Path, split: Split, cache_bytes: int) -> None:
+    def __init__(
+        self, images: Path, samples: Path, tokens: Path, split: Split, sizes: Sequence[int], cache_bytes: int
+    ) -> None:
         everything = read_samples(samples)
         token_ids = np.load(tokens, allow_pickle=False)
         if len(token_ids) != len(everything):
@@ -62,6 +64,7 @@ class GroundingData:
         self.images = list(by_picture)
         self.samples_of = list(by_picture.values())
         self._archives = PictureArchives(images)
+        self._sizes = sorted(set(sizes))
         self._memory: dict[tuple[str, int], Tensor] = {}
         self._memory_left = cache_bytes
 
@@ -78,13 +81,16 @@ class GroundingData:
         )
 
     def picture(self, index: int, res: int) -> Tensor:
-        """Uint8 [3, res, res]: the canvas resized as the network does it, rounded."""
-        key = (self.images[index], res)
-        if key not in self._memory:
-            picture = read_picture(self._archives.read(self.images[index]), self.images[index])
-            canvas = torch.from_numpy(picture_to_canvas(picture)).float()
-            return self._remember(key, resize_canvas(canvas[None], res)[0].round().to(torch.uint8))
-        return self._memory[key]
+        """Uint8 [3, res, res]: the canvas resized as the network does it, rounded; one of the sizes given at first."""
+        image = self.images[index]
+        if (image, res) in self._memory:
+            return self._memory[image, res]
+        picture = read_picture(self._archives.read(image), image)
+        canvas = torch.from_numpy(picture_to_canvas(picture)).float()[None]
+        prepared = {size: resize_canvas(canvas, size)[0].round().to(torch.uint8) for size in self._sizes}
+        for size, value in prepared.items():  # decoding is the slow part: once for all sizes
+            self._remember((image, size), value)
+        return prepared[res]
 
     def target(self, index: int, res: int) -> Tensor:
         """Uint8 [h, w] at stride 4: 255 times the share of each cell that the mask covers."""

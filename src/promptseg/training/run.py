@@ -31,8 +31,8 @@ def run_finetune(
     """Train on the train split, validate on val; a killed run goes on from its last snapshot below `snapshots`."""
     network, init_sha256 = initial_network(model, config)
     budget = int(config.cache_gib * 2**30)
-    train = GroundingData(images, samples, tokens, "train", budget)
-    val = GroundingData(images, samples, tokens, "val", budget)
+    train = GroundingData(images, samples, tokens, "train", config.res, budget)
+    val = GroundingData(images, samples, tokens, "val", [config.val_res], budget)
     identity = {"model": model, "finetune": asdict(config), "init_sha256": init_sha256}
     name = fingerprint(identity, [samples, tokens, images, *sorted(CODE.rglob("*.py"))])
     with open_snapshots(snapshots, name, config.snapshot_every_s) as state:

@@ -1,0 +1,120 @@
+"""Export the deployment graph to ONNX, check it against torch, and say what it is made of."""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from promptseg.deploy.contract import IMAGE_INPUT, INPUTS, OUTPUTS, PRED_MASK, TEXT_INPUT, mask_of
+from promptseg.deploy.deployed_graph import DeployedGraph, plain_mask
+from promptseg.deploy.graph_border import check_border
+from promptseg.deploy.hub import HubInput
+from promptseg.files import atomic_path
+from promptseg.params import ExportConfig, check_res
+from promptseg.xdecoder.model import XDecoder
+
+MOST_DIFFERING_PIXELS = 1e-3  # share of the canvas; float32 against float32 flips pixels only at a mask's very border
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported. `differing_pixels` is a share of the canvas: mean and worst over `parity_samples` samples."""
+
+    res: int
+    parameters: int
+    model_mb: float  # 1 MB = 1e6 bytes
+    gflops: float  # 1e9 multiplications and additions, of convolutions and matrix products
+    nodes: int
+    differing_pixels: float
+    differing_pixels_worst: float
+    parity_samples: int
+    opset: int
+    ops: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a dictionary for a metrics file."""
+        return asdict(self)
+
+
+def export_graph(
+    network: XDecoder, res: int, config: ExportConfig, samples: Iterable[HubInput], path: Path
+) -> ExportReport:
+    """Write `network` at `res` to `path` as ONNX; compare both on `samples`, none of which is traced.
+
+    Raises ValueError, and leaves no file, when more than MOST_DIFFERING_PIXELS differ on any sample.
+    """
+    check_res("res", res)
+    graph = DeployedGraph(network, res).eval().requires_grad_(False)
+    with atomic_path(path) as temporary:
+        _trace(graph, config.opset, temporary)
+        check_border(temporary)
+        shares = [_differing_share(network, res, temporary, sample) for sample in samples]
+        if not max(shares) <= MOST_DIFFERING_PIXELS:
+            raise ValueError(
+                f"{path}: up to {max(shares):.2%} of pixels differ from torch, wanted at most {MOST_DIFFERING_PIXELS:.2%}; "
+                "a rewrite in deploy/deployed_graph.py is wrong at this res"
+            )
+        content = onnx.load(temporary)
+        model_mb = temporary.stat().st_size / 1e6
+    ops = Counter(node.op_type for node in content.graph.node)
+    return ExportReport(
+        res=res,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        model_mb=round(model_mb, 3),
+        gflops=round(_flops(graph) / 1e9, 3),
+        nodes=ops.total(),
+        differing_pixels=round(float(np.mean(shares)), 7),
+        differing_pixels_worst=round(max(shares), 7),
+        parity_samples=len(shares),
+        opset=config.opset,
+        ops=dict(sorted(ops.items())),
+    )
+
+
+def _trace(graph: DeployedGraph, opset: int, path: Path) -> None:
+    """Trace on random input: nothing in the graph may depend on the values."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            graph, _random_inputs(), dynamo=True, opset_version=opset, verbose=False,
+            input_names=[spec.name for spec in INPUTS], output_names=[spec.name for spec in OUTPUTS],
+        )  # fmt: skip
+    assert program is not None
+    program.optimize()
+    program.save(str(path), external_data=False)
+
+
+def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(IMAGE_INPUT.shape, generator=generator) * 255
+    text = torch.randint(1, 49407, TEXT_INPUT.shape, generator=generator, dtype=torch.int32)
+    text[..., 8:] = 49407
+    return image, text
+
+
+def _differing_share(network: XDecoder, res: int, path: Path, sample: HubInput) -> float:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feeds = {IMAGE_INPUT.name: sample.image_input, TEXT_INPUT.name: sample.text_input}
+    from_onnx = mask_of(session.run([PRED_MASK.name], feeds)[0])
+    with torch.inference_mode():
+        from_torch = plain_mask(network, torch.from_numpy(sample.image_input), torch.from_numpy(sample.text_input), res)
+    share = float(np.mean(from_onnx != from_torch.numpy()))
+    _log.info("%s: %.4f%% of pixels differ between ONNX and torch", sample.sample_id, 100 * share)
+    return share
+
+
+def _flops(graph: DeployedGraph) -> int:
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        graph(*_random_inputs())
+    return int(counter.get_total_flops())

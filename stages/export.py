@@ -1,0 +1,24 @@
+"""export: the trained network at `res` as ONNX with the challenge's border, checked against torch."""
+
+from pathlib import Path
+
+from promptseg.checkpoint import load_checkpoint
+from promptseg.deploy.inputs import GraphInputs
+from promptseg.deploy.onnx_export import export_graph
+from promptseg.files import write_json
+from promptseg.params import read_params
+from stages import ROOT
+from stages.command import run_stage
+
+
+def export_stage(checkpoint: Path, images: Path, samples: Path, tokens: Path, graph: Path, export: Path) -> None:
+    """See the module."""
+    params = read_params(ROOT)
+    network, _ = load_checkpoint(checkpoint)
+    inputs = GraphInputs(images, samples, tokens, params.hub.split, params.export.parity_samples)
+    report = export_graph(network, params.res, params.export, inputs, graph)
+    write_json(export, report.to_json())
+
+
+if __name__ == "__main__":
+    run_stage(export_stage, __doc__, "checkpoint", "images", "samples", "tokens", "graph", "export")

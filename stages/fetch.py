@@ -1,0 +1,19 @@
+"""fetch: make or download the pictures, samples and objects of the data set that `data` names."""
+
+from pathlib import Path
+
+from promptseg.datasets.build import build_dataset
+from promptseg.params import read_data_config, read_params
+from stages import CACHE, ROOT
+from stages.command import run_stage
+
+
+def fetch(images: Path, samples: Path, pictures: Path) -> None:
+    """See the module."""
+    params = read_params(ROOT)
+    config = read_data_config(ROOT, params.data)
+    build_dataset(config, params.mirror, CACHE / "downloads", images, samples, pictures)
+
+
+if __name__ == "__main__":
+    run_stage(fetch, __doc__, "images", "samples", "pictures")

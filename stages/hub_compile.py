@@ -1,0 +1,17 @@
+"""hub-compile: the ONNX graph as a binary for the device's NPU."""
+
+from pathlib import Path
+
+from promptseg.deploy.backends import open_hub
+from promptseg.params import read_params
+from stages import ROOT
+from stages.command import run_stage
+
+
+def hub_compile(graph: Path, compiled: Path) -> None:
+    """See the module."""
+    open_hub(read_params(ROOT).hub).compile(graph, compiled)
+
+
+if __name__ == "__main__":
+    run_stage(hub_compile, __doc__, "graph", "compiled")

@@ -1,0 +1,30 @@
+"""hub-infer: a mask for every sample of `hub.split`, and how faithful the compiled graph is to the exported one."""
+
+from pathlib import Path
+
+from promptseg.deploy.backends import open_hub
+from promptseg.deploy.inputs import GraphInputs
+from promptseg.deploy.outputs import predictions_of
+from promptseg.files import write_json
+from promptseg.params import read_params
+from promptseg.predictions import write_predictions
+from stages import ROOT
+from stages.command import run_stage
+
+
+def hub_infer(
+    graph: Path, compiled: Path, images: Path, samples: Path, tokens: Path, predictions: Path, fidelity: Path
+) -> None:
+    """See the module."""
+    config = read_params(ROOT).hub
+    hub = open_hub(config)
+    inputs = GraphInputs(images, samples, tokens, config.split, config.samples)
+    write_predictions(predictions, predictions_of(hub.infer(graph, compiled, inputs), len(inputs)))
+    compared = hub.fidelity(graph, compiled, inputs)
+    write_json(fidelity, compared.to_json() if compared else {"samples": 0, "mask_agreement": None})
+
+
+if __name__ == "__main__":
+    run_stage(
+        hub_infer, __doc__, "graph", "compiled", "images", "samples", "tokens", "predictions", "fidelity"
+    )

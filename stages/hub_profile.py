@@ -1,0 +1,19 @@
+"""hub-profile: what one inference costs; estimated figures are named so."""
+
+from pathlib import Path
+
+from promptseg.deploy.backends import open_hub
+from promptseg.files import write_json
+from promptseg.params import read_params
+from stages import ROOT
+from stages.command import run_stage
+
+
+def hub_profile(graph: Path, compiled: Path, latency: Path) -> None:
+    """See the module."""
+    profile = open_hub(read_params(ROOT).hub).profile(graph, compiled)
+    write_json(latency, profile.to_json())
+
+
+if __name__ == "__main__":
+    run_stage(hub_profile, __doc__, "graph", "compiled", "latency")

@@ -1,0 +1,36 @@
+"""score: mIoU with its baselines and intervals, the pictures behind it, and a report that opens offline."""
+
+from pathlib import Path
+
+from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.records import read_pictures, read_samples
+from promptseg.files import read_json, write_bytes, write_json
+from promptseg.params import read_params
+from promptseg.predictions import read_predictions
+from promptseg.report.build import build_report
+from promptseg.scoring import score, tradeoff_row, write_rows, write_tradeoff
+from stages import ROOT
+from stages.command import run_stage
+
+INPUTS = ("predictions", "images", "samples", "pictures", "latency", "curve", "description")
+OUTPUTS = ("score", "rows", "tradeoff", "gallery", "report")
+
+
+def score_stage(**paths: Path) -> None:
+    """See the module; `paths` are INPUTS and OUTPUTS."""
+    params = read_params(ROOT)
+    samples, predictions = read_samples(paths["samples"]), read_predictions(paths["predictions"])
+    scores = score(samples, read_pictures(paths["pictures"]), predictions, params.score.seed)
+    latency, description = read_json(paths["latency"]), read_json(paths["description"])
+    origin = {"res": params.res, "checkpoint": description["provenance"]}
+    read = PictureArchives(paths["images"]).read
+    page, sheet = build_report(scores, samples, predictions, read, params.score.gallery, latency, paths["curve"], origin)
+    write_json(paths["score"], scores.summary)
+    write_rows(paths["rows"], scores.rows)
+    write_tradeoff(paths["tradeoff"], tradeoff_row(params.res, scores.summary, latency))
+    write_bytes(paths["gallery"], sheet)
+    write_bytes(paths["report"], page.encode())
+
+
+if __name__ == "__main__":
+    run_stage(score_stage, __doc__, *INPUTS, *OUTPUTS)

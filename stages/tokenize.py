@@ -1,0 +1,24 @@
+"""tokenize: every sample's phrase as CLIP ids and attention mask, int32 [samples, 2, 77]."""
+
+from pathlib import Path
+
+import numpy as np
+
+from promptseg.datasets.records import read_samples
+from promptseg.files import atomic_path
+from promptseg.params import read_params
+from promptseg.tokenizer import ClipTokenizer
+from stages import ROOT
+from stages.command import run_stage
+
+
+def tokenize(samples: Path, tokens: Path) -> None:
+    """See the module."""
+    read_params(ROOT)
+    encoded = ClipTokenizer().encode_all([sample.phrase for sample in read_samples(samples)])
+    with atomic_path(tokens) as temporary, temporary.open("wb") as stream:
+        np.save(stream, encoded, allow_pickle=False)
+
+
+if __name__ == "__main__":
+    run_stage(tokenize, __doc__, "samples", "tokens")

@@ -1,0 +1,51 @@
+"""Which of this project's files a module reaches through its imports, read from the source text."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def file_of(module: str) -> Path | None:
+    """Return the file of a dotted module name of this project, or None."""
+    for base in (ROOT, ROOT / "src"):
+        path = base.joinpath(*module.split("."))
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return dotted names that the file imports anywhere; `from a import b` gives both a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports are not used here"
+            assert node.module is not None
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def reached_files(path: Path) -> set[Path]:
+    """Return every file of the project that running `path` imports, `path` included, packages' own files too."""
+    reached: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current in reached:
+            continue
+        reached.add(current)
+        for module in imported_modules(current):
+            parts = module.split(".")
+            prefixes = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+            waiting += [file for prefix in prefixes if (file := file_of(prefix))]
+    return reached
+
+
+def has_code(path: Path) -> bool:
+    """Whether a file holds more than a docstring."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
