@@ -16,7 +16,8 @@ def run_stage(stage: Callable[..., None], purpose: str | None, *names: str) -> N
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True, help="an artefact's path, as dvc.yaml gives it")
     paths = vars(parser.parse_args())
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)  # other libraries: errors only
+    logging.getLogger("promptseg").setLevel(logging.INFO)
     try:
         stage(**paths)
     except (ValueError, FloatingPointError, OSError) as error:

@@ -20,11 +20,10 @@ def hub_infer(
     hub = open_hub(config)
     inputs = GraphInputs(images, samples, tokens, config.split, config.samples)
     write_predictions(predictions, predictions_of(hub.infer(graph, compiled, inputs), len(inputs)))
-    compared = hub.fidelity(graph, compiled, inputs)
+    few = GraphInputs(images, samples, tokens, config.split, config.emulator_samples)
+    compared = hub.fidelity(graph, compiled, few)
     write_json(fidelity, compared.to_json() if compared else {"samples": 0, "mask_agreement": None})
 
 
 if __name__ == "__main__":
-    run_stage(
-        hub_infer, __doc__, "graph", "compiled", "images", "samples", "tokens", "predictions", "fidelity"
-    )
+    run_stage(hub_infer, __doc__, "graph", "compiled", "images", "samples", "tokens", "predictions", "fidelity")

@@ -24,7 +24,9 @@ def score_stage(**paths: Path) -> None:
     latency, description = read_json(paths["latency"]), read_json(paths["description"])
     origin = {"res": params.res, "checkpoint": description["provenance"]}
     read = PictureArchives(paths["images"]).read
-    page, sheet = build_report(scores, samples, predictions, read, params.score.gallery, latency, paths["curve"], origin)
+    page, sheet = build_report(
+        scores, samples, predictions, read, params.score.gallery, latency, paths["curve"], origin
+    )
     write_json(paths["score"], scores.summary)
     write_rows(paths["rows"], scores.rows)
     write_tradeoff(paths["tradeoff"], tradeoff_row(params.res, scores.summary, latency))

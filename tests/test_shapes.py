@@ -21,7 +21,13 @@ from promptseg.preprocess import read_picture
 
 CONFIG = ShapesConfig(
     kind="shapes",
-    seed=7, train_scenes=5, val_scenes=3, test_scenes=2, objects_min=2, objects_max=6, targets_per_scene=2
+    seed=7,
+    train_scenes=5,
+    val_scenes=3,
+    test_scenes=2,
+    objects_min=2,
+    objects_max=6,
+    targets_per_scene=2,
 )
 
 

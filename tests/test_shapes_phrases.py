@@ -15,7 +15,13 @@ from promptseg.params import ShapesConfig
 
 CONFIG = ShapesConfig(
     kind="shapes",
-    seed=11, train_scenes=1, val_scenes=1, test_scenes=1, objects_min=2, objects_max=6, targets_per_scene=2
+    seed=11,
+    train_scenes=1,
+    val_scenes=1,
+    test_scenes=1,
+    objects_min=2,
+    objects_max=6,
+    targets_per_scene=2,
 )
 SYNONYMS = {"disc": "circle", "donut": "ring", "plus sign": "cross", "moon": "crescent"}
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "crescent", "diamond", *SYNONYMS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from promptseg.files import atomic_path, read_json, write_json
 from promptseg.xdecoder.backbone import FocalConfig
@@ -43,19 +43,26 @@ def save_checkpoint(path: Path, network: XDecoder, provenance: Provenance, dtype
         "provenance": asdict(provenance),
     }
     with atomic_path(path) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))  # safetensors' own writer hides that a disk is full
     write_json(path.with_suffix(".json"), description)
 
 
 def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
-    """Rebuild a network, float32, in evaluation mode. Raises ValueError when the pair of files is missing or damaged."""
+    """Rebuild a network, float32, in evaluation mode. Raises ValueError when one of both files is missing or damaged."""
     for wanted in (path, path.with_suffix(".json")):
         if not wanted.is_file():
             raise ValueError(f"{wanted}: no such file; a checkpoint is a .safetensors file with its .json beside it")
     description = read_json(path.with_suffix(".json"))
     if description.get("format") != FORMAT:
         raise ValueError(f"{path}: got checkpoint format {description.get('format')!r}, wanted {FORMAT}")
-    network = XDecoder(architecture_from_json(description["architecture"]))
+    try:
+        network = XDecoder(architecture_from_json(description["architecture"]))
+        provenance = Provenance(**description["provenance"])
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path.with_suffix('.json')}: got a description that no network can be built from ({error!r}), "
+            "wanted what came with the weights; make or fetch the checkpoint again"
+        ) from error
     try:
         weights = load_file(path)
     except SafetensorError as error:
@@ -64,12 +71,14 @@ def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
         network.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the architecture beside them: {error}") from error
-    return network.eval(), Provenance(**description["provenance"])
+    return network.eval(), provenance
 
 
 def architecture_from_json(fields: dict[str, Any]) -> XDecoderConfig:
     """Inverse of `dataclasses.asdict` on an XDecoderConfig that went through JSON (tuples became lists)."""
-    backbone = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["backbone"].items()}
+    backbone: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields["backbone"].items()
+    }
     decoder = fields["mask_decoder"]
     return XDecoderConfig(
         backbone=FocalConfig(**backbone),

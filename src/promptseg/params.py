@@ -202,7 +202,10 @@ def read_data_config(root: Path, name: str) -> DataConfig:
     if name not in known:
         raise ValueError(f"data: got {name!r}, wanted one of {', '.join(known)} (files of configs/data)")
     content = _load(folder / f"{name}.yaml")
-    kinds: dict[object, type[ShapesConfig] | type[RefcocogConfig]] = {"shapes": ShapesConfig, "refcocog": RefcocogConfig}
+    kinds: dict[object, type[ShapesConfig] | type[RefcocogConfig]] = {
+        "shapes": ShapesConfig,
+        "refcocog": RefcocogConfig,
+    }
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in kinds:
         raise ValueError(f"configs/data/{name}.yaml: kind: got {kind!r}, wanted one of {', '.join(map(str, kinds))}")

@@ -51,7 +51,9 @@ class DeployedGraph(nn.Module):
 def upsampling_matrix(res: int) -> Tensor:
     """Float [CANVAS, ceil(res / 4)]: `masks_to_canvas` along one axis, as the matrix of that linear map."""
     cells = -(-res // MASK_STRIDE)
-    columns = masks_to_canvas(torch.eye(cells).unsqueeze(2).expand(-1, -1, cells), res, CANVAS)  # (cells, CANVAS, CANVAS)
+    columns = masks_to_canvas(
+        torch.eye(cells).unsqueeze(2).expand(-1, -1, cells), res, CANVAS
+    )  # (cells, CANVAS, CANVAS)
     return columns[:, :, CANVAS // 2].T.contiguous()
 
 

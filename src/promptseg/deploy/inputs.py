@@ -14,7 +14,7 @@ from promptseg.preprocess import picture_to_canvas, read_picture
 
 
 class GraphInputs:
-    """The inputs of a split's first `limit` samples (None: all); iterating decodes, so nothing is held.
+    """The inputs of a split's samples, or of `limit` of them spread evenly over it; iterating decodes, nothing is held.
 
     Raises ValueError when there is no such sample, or tokens and samples do not belong together.
     """
@@ -24,9 +24,11 @@ class GraphInputs:
         self._tokens: NDArray[np.int32] = np.load(tokens, allow_pickle=False)
         if len(self._tokens) != len(everything):
             raise ValueError(f"{tokens}: got {len(self._tokens)} rows for {len(everything)} samples; run `dvc repro`")
-        self._rows = [row for row, sample in enumerate(everything) if sample.split == split][:limit]
-        if not self._rows:
+        rows = [row for row, sample in enumerate(everything) if sample.split == split]
+        if not rows:
             raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another one for hub.split")
+        count = len(rows) if limit is None else min(limit, len(rows))
+        self._rows = [rows[index * len(rows) // count] for index in range(count)]
         self._samples: Sequence[Sample] = everything
         self._archives = PictureArchives(images)
 

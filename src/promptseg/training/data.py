@@ -52,7 +52,9 @@ class GroundingData:
         everything = read_samples(samples)
         token_ids = np.load(tokens, allow_pickle=False)
         if len(token_ids) != len(everything):
-            raise ValueError(f"{tokens}: got {len(token_ids)} rows for {len(everything)} samples; run `dvc repro tokenize`")
+            raise ValueError(
+                f"{tokens}: got {len(token_ids)} rows for {len(everything)} samples; run `dvc repro tokenize`"
+            )
         rows = [row for row, sample in enumerate(everything) if sample.split == split]
         if not rows:
             raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another data set or its limits")

@@ -90,7 +90,9 @@ def batch_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> Loss
         query = assign(matching_cost(bce, dice, similarity, batch.own, config.loss_weights), real)
         pairs = query.unsqueeze(1)
         contrast = F.cross_entropy(similarity, query.gather(1, batch.own.unsqueeze(1)).squeeze(1))
-        layers.append(torch.stack([bce.gather(1, pairs)[:, 0][real].mean(), dice.gather(1, pairs)[:, 0][real].mean(), contrast]))
+        layers.append(
+            torch.stack([bce.gather(1, pairs)[:, 0][real].mean(), dice.gather(1, pairs)[:, 0][real].mean(), contrast])
+        )
     return LossTerms(*torch.stack(layers).mean(0))
 
 
@@ -108,7 +110,8 @@ def _first_state(network: XDecoder, val: GroundingData, config: FinetuneConfig, 
 def _parameter_groups(network: XDecoder, weight_decay: float) -> list[dict[str, Any]]:
     """Decay matrices and kernels; leave biases, norms, scales, embeddings and query tables alone."""
     kept_whole = {"text_encoder.positional_embedding", "text_encoder.token_embedding.weight"}
-    decayed, whole = [], []
+    decayed: list[nn.Parameter] = []
+    whole: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         is_table = name in kept_whole or name.startswith("mask_decoder.query_") or name.endswith("level_embedding")
         (whole if parameter.ndim < 2 or is_table else decayed).append(parameter)

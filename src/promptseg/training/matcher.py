@@ -18,7 +18,9 @@ def matching_cost(bce: Tensor, dice: Tensor, similarity: Tensor, own: Tensor, we
     """
     text = 1 - similarity.softmax(1)
     is_own = torch.nn.functional.one_hot(own, bce.shape[2]).to(bce.dtype)
-    return weights.mask_bce * bce + weights.mask_dice * dice + weights.contrast * text.unsqueeze(2) * is_own.unsqueeze(1)
+    return (
+        weights.mask_bce * bce + weights.mask_dice * dice + weights.contrast * text.unsqueeze(2) * is_own.unsqueeze(1)
+    )
 
 
 @torch.no_grad()
@@ -28,7 +30,7 @@ def assign(cost: Tensor, real: Tensor) -> Tensor:
     cost [B, Q, K] with Q >= K; real bool [B, K]. Objects that are not real get an arbitrary query: mask them. Works on
     the device without waiting for it; on the few objects of a row, cheapest-first differs little from the optimum.
     """
-    batch, queries, objects = cost.shape
+    batch, _, objects = cost.shape
     open_pairs = cost.masked_fill(~real.unsqueeze(1), torch.inf)
     rows = torch.arange(batch, device=cost.device)
     assigned = torch.zeros(batch, objects, dtype=torch.long, device=cost.device)

@@ -25,9 +25,7 @@ class Run:
     init_sha256: str | None
 
 
-def run_finetune(
-    model: str, config: FinetuneConfig, images: Path, samples: Path, tokens: Path, snapshots: Path
-) -> Run:
+def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path, tokens: Path, snapshots: Path) -> Run:
     """Train on the train split, validate on val; a killed run goes on from its last snapshot below `snapshots`."""
     network, init_sha256 = initial_network(model, config)
     budget = int(config.cache_gib * 2**30)

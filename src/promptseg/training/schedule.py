@@ -19,7 +19,7 @@ class Draw:
 
 
 def draw(config: FinetuneConfig, step: int, samples_of: Sequence[Sequence[int]]) -> Draw:
-    """Choose what step `step` trains on: every picture once an epoch, in an order of its own; phrases and size at random.
+    """Choose what a step trains on: every picture once an epoch, in an order of its own; phrases and size at random.
 
     Pictures with fewer samples than `phrases_per_picture` repeat some.
     """
@@ -38,7 +38,7 @@ def draw(config: FinetuneConfig, step: int, samples_of: Sequence[Sequence[int]])
 
 
 def learning_rate(config: FinetuneConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to zero at the last step."""
+    """Linear warm-up, then half a cosine down towards zero, which the step after the last would have."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)

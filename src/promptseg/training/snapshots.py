@@ -5,12 +5,14 @@ mistake. The folder is locked while a process trains, because killing `dvc repro
 """
 
 import hashlib
+import io
 import json
 import logging
+import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from promptseg.files import atomic_path, sha256_of
 
 _log = logging.getLogger(__name__)
 _FINISHED = "finished"
+# What torch.load raises over damaged bytes: depending on where they are, it takes the file for one of its formats.
+_DAMAGED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def fingerprint(params: dict[str, Any], files: Sequence[Path]) -> str:
@@ -48,7 +52,7 @@ class Snapshots:
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError) as error:
+        except _DAMAGED as error:
             raise ValueError(f"{path}: got a damaged snapshot ({error}); delete it to train from the start") from error
         return state
 
@@ -58,8 +62,10 @@ class Snapshots:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state atomically. Tensors, numbers, strings and containers only: it is read with weights_only."""
+        buffer = io.BytesIO()  # torch's own writer hides that a disk is full behind a RuntimeError
+        torch.save(state, buffer)
         with atomic_path(self._folder / "state.pt") as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
         self._last = time.monotonic()
 
     def finish(self) -> None:
@@ -69,7 +75,7 @@ class Snapshots:
 
 @contextmanager
 def open_snapshots(root: Path, run: str, every_s: float) -> Iterator[Snapshots]:
-    """Lock the folder of `run` below `root` and yield its Snapshots; finished states of other runs are deleted.
+    """Lock the folder of `run` below `root` and yield its Snapshots; others' finished states are deleted unless in use.
 
     Waits while another process trains the very same run, and then finds its state.
     """
@@ -84,7 +90,8 @@ def open_snapshots(root: Path, run: str, every_s: float) -> Iterator[Snapshots]:
     try:
         for other in root.iterdir():
             if other != folder and (other / _FINISHED).exists():
-                shutil.rmtree(other, ignore_errors=True)
+                with suppress(Timeout), FileLock(other / "lock", timeout=0):
+                    shutil.rmtree(other, ignore_errors=True)
         yield Snapshots(folder, every_s)
     finally:
         lock.release()

@@ -17,9 +17,16 @@ BUILDERS: dict[str, Callable[[MaskAttention], XDecoderConfig]] = {"nano": nano}
 def initial_network(model: str, config: FinetuneConfig) -> tuple[XDecoder, str | None]:
     """Return the network to train and the sha256 of the weights it starts from (None: drawn from `config.seed`).
 
-    Raises ValueError when the checkpoint is missing, or its architecture or mask attention is not the one asked for.
+    Raises ValueError when the checkpoint is missing, or its architecture or mask attention is not the one asked for, or
+    when a picture has more phrases than the network has queries.
     """
     wanted = BUILDERS[model](MaskAttention(config.attends, config.mask_resize))
+    queries = wanted.mask_decoder.object_queries
+    if config.phrases_per_picture > queries:
+        raise ValueError(
+            f"finetune.phrases_per_picture: got {config.phrases_per_picture}, wanted at most {queries}, the object "
+            f"queries of model {model!r}: each phrase's object is matched to a query of its own"
+        )
     if config.init is None:
         torch.manual_seed(config.seed)
         return XDecoder(wanted), None

@@ -26,9 +26,7 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attend; see the class for shapes."""
         weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
-        q, k, v = (
-            self._split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True)
-        )
+        q, k, v = (self._split(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, heads, Q, C / heads)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 

@@ -48,7 +48,9 @@ class FocalModulation(nn.Module):
         self.dim = dim
         self.levels = levels
         self.input_proj = nn.Linear(dim, 2 * dim + levels + 1)
-        self.context_convs = nn.ModuleList(DepthwiseConv(dim, window + 2 * level, bias=False) for level in range(levels))
+        self.context_convs = nn.ModuleList(
+            DepthwiseConv(dim, window + 2 * level, bias=False) for level in range(levels)
+        )
         self.context_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
 

@@ -6,8 +6,9 @@ The phrase enters as one token, its embedding. The first query is never limited 
 index meant for the class query falls on it, and weights are tuned to that.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from promptseg.xdecoder.attention import BLOCKED, Attention
 from promptseg.xdecoder.position import sine_positions
 
+Attends = Literal["inside", "outside"]
+Resize = Literal["bicubic", "bilinear"]
 LEVELS = 3  # the maps at strides 32, 16 and 8 take turns
 
 
@@ -28,8 +31,12 @@ class MaskAttention:
     resize: how the mask reaches the level's size: "bicubic" (antialiased; the paper's) or "bilinear" (not antialiased).
     """
 
-    attends: Literal["inside", "outside"]
-    resize: Literal["bicubic", "bilinear"]
+    attends: Attends
+    resize: Resize
+
+    def __post_init__(self) -> None:
+        if self.attends not in get_args(Attends) or self.resize not in get_args(Resize):
+            raise ValueError(f"got {self}, wanted attends of {get_args(Attends)} and resize of {get_args(Resize)}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class MaskDecoderConfig:
 class Grounding:
     """What the decoder says after one layer.
 
-    For B phrases: mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the phrase embedding.
+    For B phrases: mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the phrase's.
     """
 
     mask_logits: Tensor
@@ -132,7 +139,7 @@ class MaskDecoder(nn.Module):
         count = queries.shape[1]
         positions = torch.cat((self.query_position.expand(len(phrase), -1, -1), text), dim=1)
         states = [self.norm(queries)]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             level = index % LEVELS
             bias = self._attention_bias(states[-1], level_features[level].flatten(2))
             queries = layer.look(queries, positions[:, :count], keys[level], values[level], bias)
@@ -147,7 +154,8 @@ class MaskDecoder(nn.Module):
 
     def _keys_and_values(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
         values = x.flatten(2).transpose(1, 2) + self.level_embedding[level]  # (B, h * w, C)
-        return values + sine_positions(*x.shape[-2:], x.shape[1], x), values
+        height, width = x.shape[-2:]
+        return values + sine_positions(height, width, x.shape[1], x), values
 
     def _resize_features(self, mask_features: Tensor, size: torch.Size) -> Tensor:
         """Resizing is linear, so masks may be made from resized features; once per level instead of once per layer."""
@@ -160,9 +168,8 @@ class MaskDecoder(nn.Module):
         """(B, Q, N): BLOCKED where the rule forbids a query to look; pixels (P, M, N)."""
         masks = self._masks(state, pixels)
         inside = (masks >= 0).to(masks.dtype)
+        blocked = inside  # blocked everywhere amounts to blocked nowhere: softmax ignores a constant
         if self.rule.attends == "inside":
             blocked = inside.amax(dim=2, keepdim=True) - inside  # an empty mask blocks nothing
-        else:
-            blocked = inside  # blocked everywhere amounts to blocked nowhere: softmax ignores a constant
         blocked = F.pad(blocked[:, 1:], (0, 0, 1, 0))  # the first query looks everywhere
         return blocked * BLOCKED

@@ -1,6 +1,5 @@
 """The whole network, its configuration, and one literal builder per size."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +43,7 @@ class XDecoder(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
-    def forward(
-        self, picture: Tensor, token_ids: Tensor, every_layer: bool = False
-    ) -> tuple[list[Grounding], Tensor]:
+    def forward(self, picture: Tensor, token_ids: Tensor, every_layer: bool = False) -> tuple[list[Grounding], Tensor]:
         """Ground phrases.
 
         picture: float [P, 3, res, res], RGB 0..255, as `resize_canvas` makes it.
@@ -60,8 +57,8 @@ class XDecoder(nn.Module):
 
     def similarity(self, query_embedding: Tensor, phrase: Tensor) -> Tensor:
         """Cosine between queries [B, Q, C] and phrases [B, C], times the learnt temperature -> [B, Q]."""
-        cosine = torch.einsum("bqp,bp->bq", F.normalize(query_embedding, dim=-1), F.normalize(phrase, dim=-1))
-        return cosine * self.log_temperature.exp()
+        cosine = F.normalize(query_embedding, dim=-1) @ F.normalize(phrase, dim=-1).unsqueeze(2)
+        return cosine.squeeze(2) * self.log_temperature.exp()
 
 
 def resize_canvas(canvas: Tensor, res: int) -> Tensor:
@@ -80,15 +77,20 @@ def masks_to_canvas(mask_logits: Tensor, res: int, canvas: int) -> Tensor:
 
     Where res is no multiple of 4 the last row and column of logits reach beyond the input; that part is cropped.
     """
+    logits = mask_logits.unsqueeze(1)
+    if res % MASK_STRIDE == 0:  # given as a scale, the size would be rounded down to canvas - 1 for some
+        return F.interpolate(logits, size=(canvas, canvas), mode="bilinear")[:, 0]
     scale = canvas * MASK_STRIDE / res
-    large = F.interpolate(mask_logits.unsqueeze(1), scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+    large = F.interpolate(logits, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
     return large[:, 0, :canvas, :canvas]
 
 
 def tiny(mask_attention: MaskAttention) -> XDecoderConfig:
     """The size of the parity fixture, for tests."""
     return XDecoderConfig(
-        backbone=FocalConfig(32, depths=(1, 1, 2, 1), focal_levels=(3, 3, 3, 3), focal_windows=(3, 3, 3, 3), layer_scale_init=1e-4),
+        backbone=FocalConfig(
+            32, depths=(1, 1, 2, 1), focal_levels=(3, 3, 3, 3), focal_windows=(3, 3, 3, 3), layer_scale_init=1e-4
+        ),
         text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
         pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=32),
         mask_decoder=MaskDecoderConfig(
@@ -100,7 +102,9 @@ def tiny(mask_attention: MaskAttention) -> XDecoderConfig:
 def nano(mask_attention: MaskAttention) -> XDecoderConfig:
     """Under 5 million parameters, two thirds of them CLIP's vocabulary: trains on a laptop's processor in minutes."""
     return XDecoderConfig(
-        backbone=FocalConfig(24, depths=(1, 1, 2, 1), focal_levels=(2, 2, 2, 2), focal_windows=(3, 3, 3, 3), layer_scale_init=0.5),
+        backbone=FocalConfig(
+            24, depths=(1, 1, 2, 1), focal_levels=(2, 2, 2, 2), focal_windows=(3, 3, 3, 3), layer_scale_init=0.5
+        ),
         text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
         pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=16),
         mask_decoder=MaskDecoderConfig(

@@ -32,7 +32,9 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = Attention(config.dim, config.heads)
         self.norm1 = nn.LayerNorm(config.dim)
-        self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.ReLU(), nn.Linear(config.ffn_dim, config.dim))
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.ReLU(), nn.Linear(config.ffn_dim, config.dim)
+        )
         self.norm2 = nn.LayerNorm(config.dim)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class ConvNorm(nn.Sequential):
 
 
 class PixelDecoder(nn.Module):
-    """Four maps, finest first -> (mask features [B, mask_dim, h, w] at stride 4, three maps [B, dim, ., .] at 32, 16, 8)."""
+    """Four maps, finest first -> mask features [B, mask_dim, h, w] at stride 4, and maps [B, dim, ., .] at 32, 16, 8."""
 
     def __init__(self, channels: Sequence[int], config: PixelDecoderConfig) -> None:
         super().__init__()

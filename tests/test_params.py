@@ -1,0 +1,276 @@
+"""params.yaml and configs/data, strictly: what is wrong is named, with what was got and what is wanted."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from promptseg.params import RefcocogConfig, ShapesConfig, check_res, read_data_config, read_params
+
+ROOT = Path(__file__).resolve().parent.parent
+OWN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+DATA_CONFIGS = sorted(path.stem for path in (ROOT / "configs" / "data").glob("*.yaml"))
+ABSENT = object()
+
+
+def _changed(content: dict[str, Any], dotted: str, value: object) -> dict[str, Any]:
+    changed = copy.deepcopy(content)
+    section = changed
+    *path, last = dotted.split(".")
+    for name in path:
+        section = section[name]
+    if value is ABSENT:
+        del section[last]
+    else:
+        section[last] = value
+    return changed
+
+
+def _write(root: Path, content: object) -> Path:
+    (root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return root
+
+
+def _refusal(root: Path) -> str:
+    with pytest.raises(ValueError, match=r".") as caught:
+        read_params(root)
+    return str(caught.value)
+
+
+def _assert_equal_leaves(section: object, content: object) -> None:
+    """Same type, same value; lists became tuples, and mappings sections."""
+    if is_dataclass(section):
+        assert isinstance(content, dict)
+        assert [field.name for field in fields(section)] == list(content)
+        for name, value in content.items():
+            _assert_equal_leaves(getattr(section, name), value)
+    elif isinstance(section, tuple):
+        assert isinstance(content, list)
+        for one, other in zip(section, content, strict=True):
+            _assert_equal_leaves(one, other)
+    else:
+        assert (type(section), section) == (type(content), content)
+
+
+def test_the_projects_own_params_are_read_and_not_converted():
+    _assert_equal_leaves(read_params(ROOT), OWN)
+
+
+@pytest.mark.parametrize("name", DATA_CONFIGS)
+def test_the_projects_own_data_configs_are_read_and_not_converted(name):
+    content = yaml.safe_load((ROOT / "configs" / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
+    config = read_data_config(ROOT, name)
+    assert isinstance(config, {"shapes": ShapesConfig, "refcocog": RefcocogConfig}[content["kind"]])
+    _assert_equal_leaves(config, content)
+
+
+def test_the_data_that_params_name_exist():
+    assert read_params(ROOT).data in DATA_CONFIGS
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("mirror", "../shared/mirror"),
+        ("res", 64),
+        ("res", 590),
+        ("res", 1024),
+        ("finetune.init", None),
+        ("finetune.steps", 0),
+        ("finetune.res", [590]),
+        ("finetune.learning_rate", 1),
+        ("finetune.weight_decay", 0),
+        ("hub.samples", 1),
+        ("hub.emulator_samples", 0),
+    ],
+)
+def test_values_within_reason_are_taken_as_they_are(tmp_path, dotted, value):
+    content = _changed(OWN, dotted, value)
+    _assert_equal_leaves(read_params(_write(tmp_path, content)), content)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "got", "wanted"),
+    [
+        ("res", "abc", "'abc'", "a whole number"),
+        ("res", 10, "10", "from 64 to 1024"),
+        ("res", 2000, "2000", "from 64 to 1024"),
+        ("res", 320.0, "320.0", "a whole number"),
+        ("res", True, "True", "a whole number"),
+        ("res", None, "None", "a whole number"),
+        ("res", [320], r"[320]", "a whole number"),
+        ("data", None, "None", "text"),
+        ("data", 3, "3", "text"),
+        ("mirror", 3, "3", "text or null"),
+        ("model", "huge", "'huge'", "one of nano"),
+        ("finetune", 3, "3", "a section with keys"),
+        ("finetune", None, "None", "a section with keys"),
+        ("finetune.init", False, "False", "text or null"),
+        ("finetune.attends", "Inside", "'Inside'", "one of inside, outside"),
+        ("finetune.mask_resize", ["bilinear"], "['bilinear']", "one of bilinear, bicubic"),
+        ("finetune.seed", -1, "-1", "0 or more"),
+        ("finetune.seed", 2**63, str(2**63), "less than 2**63"),
+        ("finetune.steps", 1.5, "1.5", "a whole number"),
+        ("finetune.steps", -1, "-1", "0 or more"),
+        ("finetune.res", 320, "320", "a list, each item a whole number"),
+        ("finetune.res", [], "()", "at least one size"),
+        ("finetune.res", [320, 10], "10", "from 64 to 1024"),
+        ("finetune.val_res", 1025, "1025", "from 64 to 1024"),
+        ("finetune.pictures_per_step", 0, "0", "at least 1"),
+        ("finetune.phrases_per_picture", 0, "0", "at least 1"),
+        ("finetune.learning_rate", "fast", "'fast'", "a number"),
+        ("finetune.learning_rate", 0, "0", "above 0"),
+        ("finetune.learning_rate", float("nan"), "nan", "a number"),
+        ("finetune.learning_rate", float("inf"), "inf", "a number"),
+        ("finetune.learning_rate", 10**400, "1000000", "a number"),
+        ("finetune.learning_rate", True, "True", "a number"),
+        ("finetune.clip_norm", -0.1, "-0.1", "above 0"),
+        ("finetune.warmup_steps", -1, "-1", "0 or more"),
+        ("finetune.val_every", 0, "0", "at least 1"),
+        ("finetune.loss_weights", [1, 2, 3], "[1, 2, 3]", "a section with keys"),
+        ("finetune.loss_weights.mask_dice", -1.0, "-1.0", "a weight >= 0"),
+        ("finetune.loss_weights.contrast", None, "None", "a number"),
+        ("export.opset", 3, "3", "from 17 to 23"),
+        ("export.parity_samples", 0, "0", "at least 1"),
+        ("hub.backend", "moon", "'moon'", "one of local"),
+        ("hub.split", "dev", "'dev'", "one of train, val, test"),
+        ("hub.samples", 0, "0", "null (all) or at least 1"),
+        ("hub.samples", "all", "'all'", "a whole number or null"),
+        ("score.gallery", 13, "13", "from 1 to 12"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(tmp_path, dotted, value, got, wanted):
+    message = _refusal(_write(tmp_path, _changed(OWN, dotted, value)))
+    assert message.startswith(f"{dotted}: got {got}")
+    assert message.partition("wanted ")[2].count(wanted) == 1
+
+
+def test_a_bad_item_is_refused_by_its_place(tmp_path):
+    message = _refusal(_write(tmp_path, _changed(OWN, "finetune.res", [320, "big"])))
+    assert message == "finetune.res[1]: got 'big', wanted a whole number"
+
+
+def _every_key(section: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in section.items():
+        keys.append(prefix + name)
+        if isinstance(value, dict):
+            keys += _every_key(value, f"{prefix}{name}.")
+    return keys
+
+
+@pytest.mark.parametrize("dotted", _every_key(OWN))
+def test_every_key_is_needed(tmp_path, dotted):
+    assert _refusal(_write(tmp_path, _changed(OWN, dotted, ABSENT))).startswith(f"{dotted}: missing; wanted ")
+
+
+@pytest.mark.parametrize("section", ["", "finetune.", "finetune.loss_weights.", "export.", "hub.", "score."])
+def test_an_unknown_key_is_refused(tmp_path, section):
+    message = _refusal(_write(tmp_path, _changed(OWN, f"{section}resolution", 1)))
+    assert message.startswith(f"{section}resolution: unknown key; wanted only ")
+
+
+def test_nothing_to_train_and_nothing_to_start_from_is_refused(tmp_path):
+    nothing = _changed(_changed(OWN, "finetune.init", None), "finetune.steps", 0)
+    assert _refusal(_write(tmp_path, nothing)).startswith("finetune.init: got None, wanted a checkpoint, or steps > 0")
+
+
+@pytest.mark.parametrize("written", ["1e-05", "1E-5", "1.0e-5", "1.e-05", ".1e-4", "+1e-05", "0.00001"])
+def test_small_numbers_are_numbers_however_dvc_writes_them(tmp_path, written):
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert text.count("learning_rate: 1.0e-4") == 1
+    (tmp_path / "params.yaml").write_text(text.replace("learning_rate: 1.0e-4", f"learning_rate: {written}"))
+    assert read_params(tmp_path).finetune.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "file: got None, wanted a section with keys"),
+        (b"- 1\n", "file: got [1], wanted a section with keys"),
+        (b"res: [1\n", "not YAML"),
+        (b"res: \xff\n", "not YAML"),
+        (b"res: !!python/object/apply:os.getcwd []\n", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, content, message):
+    (tmp_path / "params.yaml").write_bytes(content)
+    assert message in _refusal(tmp_path)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path):
+    message = _refusal(tmp_path)
+    assert "params.yaml" in message
+    assert "run from the project's root" in message
+
+
+def _data_root(root: Path, content: dict[str, Any]) -> Path:
+    folder = root / "configs" / "data"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return root
+
+
+def _data_config(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "configs" / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "dotted", "value", "message"),
+    [
+        ("shapes", "kind", "photos", "kind: got 'photos', wanted one of shapes, refcocog"),
+        ("shapes", "kind", ABSENT, "kind: got None, wanted one of"),
+        ("shapes", "seed", -1, "seed: got -1, wanted 0 or more"),
+        ("shapes", "val_scenes", 0, "val_scenes: got 0, wanted at least 1"),
+        ("shapes", "objects_min", 1, "objects_min: got 1, wanted at least 2"),
+        ("shapes", "objects_max", 9, "objects_max: got 9, wanted from objects_min to 8"),
+        ("shapes", "targets_per_scene", None, "targets_per_scene: got None, wanted a whole number"),
+        ("shapes", "colour", "red", "colour: unknown key"),
+        ("refcocog", "images", "a.zip", "images: got 'a.zip', wanted a section with keys"),
+        ("refcocog", "images.bytes", "many", "images.bytes: got 'many', wanted a whole number"),
+        ("refcocog", "images.path", "../a.zip", "images.path: got '../a.zip', wanted a path below the mirror"),
+        ("refcocog", "images.path", "/a.zip", "images.path: got '/a.zip', wanted a path below the mirror"),
+        ("refcocog", "images.url", "ftp://a", "images.url: got 'ftp://a', wanted an address"),
+        ("refcocog", "refs.sha256", "abc", "refs.sha256: got 'abc', wanted 64 lower-case"),
+        ("refcocog", "refs.sha256", ABSENT, "refs.sha256: missing; wanted text"),
+        ("refcocog", "train_refs", 0, "train_refs: got 0, wanted null (all) or at least 1"),
+        ("refcocog", "split_by", "google", "split_by: got 'google', wanted one of umd"),
+    ],
+)
+def test_a_bad_data_config_is_refused_by_file_and_name(tmp_path, name, dotted, value, message):
+    root = _data_root(tmp_path, _changed(_data_config(name), dotted, value))
+    with pytest.raises(ValueError, match=r".") as caught:
+        read_data_config(root, "mine")
+    assert str(caught.value).startswith(f"configs/data/mine.yaml: {message}")
+
+
+@pytest.mark.parametrize("name", ["coco", "../data/shapes", "", "shapes.yaml"])
+def test_an_unknown_data_set_is_refused_with_those_there_are(name):
+    with pytest.raises(ValueError, match=r"data: got .*wanted one of refcocog, shapes, shapes_large"):
+        read_data_config(ROOT, name)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_scenes_of_a_split(split):
+    config = read_data_config(ROOT, "shapes")
+    assert isinstance(config, ShapesConfig)
+    assert config.scenes(split) == getattr(config, f"{split}_scenes")
+
+
+def test_check_res_takes_its_bounds():
+    check_res("res", 64)
+    check_res("res", 1024)
+    for res in (63, 1025):
+        with pytest.raises(ValueError, match=f"res: got {res}, wanted a side in pixels from 64 to 1024"):
+            check_res("res", res)
+
+
+def test_params_bring_no_torch_along():
+    script = "import sys, promptseg.params; print(sorted({'torch', 'numpy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT / "src", check=True)
+    assert done.stdout.strip() == "[]"
