@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, network: XDecoder, provenance: Provenance, dtype
 
 
 def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
-    """Rebuild a network, float32, in evaluation mode. Raises ValueError when one of both files is missing or damaged."""
+    """Rebuild a network, float32, in evaluation mode. Raises ValueError when one of the files is missing or damaged."""
     for wanted in (path, path.with_suffix(".json")):
         if not wanted.is_file():
             raise ValueError(f"{wanted}: no such file; a checkpoint is a .safetensors file with its .json beside it")

@@ -54,7 +54,7 @@ class ConvNorm(nn.Sequential):
 
 
 class PixelDecoder(nn.Module):
-    """Four maps, finest first -> mask features [B, mask_dim, h, w] at stride 4, and maps [B, dim, ., .] at 32, 16, 8."""
+    """Four maps, finest first -> mask features [B, mask_dim, h, w] at stride 4, maps [B, dim, ., .] at 32, 16, 8."""
 
     def __init__(self, channels: Sequence[int], config: PixelDecoderConfig) -> None:
         super().__init__()
