@@ -1,7 +1,6 @@
 """Samples as the deployed graph takes them, made one by one."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +35,10 @@ class GraphInputs:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[HubInput]:
-        canvas = np.zeros(0, np.float32)
-        for previous, row in pairwise([None, *self._rows]):
+        canvas, drawn = np.zeros(0, np.float32), ""
+        for row in self._rows:
             sample = self._samples[row]
-            if previous is None or self._samples[previous].image != sample.image:  # phrases of a picture come together
+            if sample.image != drawn:  # the phrases of a picture come together: decode it once
                 picture = read_picture(self._archives.read(sample.image), sample.image)
-                canvas = picture_to_canvas(picture)[None].astype(np.float32)
+                canvas, drawn = picture_to_canvas(picture)[None].astype(np.float32), sample.image
             yield HubInput(sample.sample_id, canvas, self._tokens[row][:, None])

@@ -62,7 +62,8 @@ def export_graph(
         shares = [_differing_share(network, res, temporary, sample) for sample in samples]
         if not max(shares) <= MOST_DIFFERING_PIXELS:
             raise ValueError(
-                f"{path}: up to {max(shares):.2%} of pixels differ from torch, wanted at most {MOST_DIFFERING_PIXELS:.2%}; "
+                f"{path}: up to {max(shares):.2%} of pixels differ from torch, wanted at most "
+                f"{MOST_DIFFERING_PIXELS:.2%}; "
                 "a rewrite in deploy/deployed_graph.py is wrong at this res"
             )
         content = onnx.load(temporary)
