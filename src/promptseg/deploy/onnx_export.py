@@ -93,7 +93,17 @@ def _trace(graph: DeployedGraph, opset: int, path: Path) -> None:
         )  # fmt: skip
     assert program is not None
     program.optimize()
-    program.save(str(path), external_data=False)
+    onnx.save(_without_traces(program.model_proto), path)
+
+
+def _without_traces(content: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop the exporter's notes: with stack traces, a comment or another folder would change the graph's bytes."""
+    graph = content.graph
+    parts = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for part in (content, graph, *parts):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return content
 
 
 def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
