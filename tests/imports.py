@@ -4,6 +4,17 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "src" / "promptseg"
+
+
+def library_files() -> list[Path]:
+    """Return every Python file of the library, sorted."""
+    return sorted(LIBRARY.rglob("*.py"))
+
+
+def stage_scripts() -> list[Path]:
+    """Return the script of every stage, sorted; what they share (`__init__`, `command`) is none."""
+    return sorted(path for path in (ROOT / "stages").glob("*.py") if path.stem not in ("__init__", "command"))
 
 
 def file_of(module: str) -> Path | None:
@@ -16,10 +27,15 @@ def file_of(module: str) -> Path | None:
     return None
 
 
+def syntax(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported_modules(path: Path) -> set[str]:
     """Return dotted names that the file imports anywhere; `from a import b` gives both a and a.b."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(syntax(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -47,5 +63,4 @@ def reached_files(path: Path) -> set[Path]:
 
 def has_code(path: Path) -> bool:
     """Whether a file holds more than a docstring."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in syntax(path).body)

@@ -1,0 +1,253 @@
+"""dvc.yaml against the code: every reached file a dependency, every read parameter listed, every path passed."""
+
+import ast
+import configparser
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+
+from promptseg.params import HubConfig, Params
+from promptseg.training.run import CURVE_COLUMNS
+from tests.imports import LIBRARY, ROOT, file_of, has_code, reached_files, stage_scripts, syntax
+
+RAW = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PATHS: dict[str, str] = RAW["vars"][0]["path"]
+STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
+# Read by a module, not imported: whoever reaches the module depends on these.
+READ_BY = {
+    "src/promptseg/tokenizer.py": "src/promptseg/vocabulary",
+    "src/promptseg/report/page.py": "src/promptseg/report/page.html.j2",
+}
+RUN_BY = {"src/promptseg/deploy/qnn_process.py": "promptseg.deploy.qnn_session"}  # in a process of its own
+BESIDE = {PATHS["checkpoint"]: PATHS["description"]}  # a file that comes with another, without an option of its own
+WEIGHTS = "weights"  # finetune.init names a file in it
+DATA_CONFIG = "configs/data/${data}.yaml:"
+
+
+def resolve(text: str) -> str:
+    return re.sub(r"\$\{path\.(\w+)\}", lambda match: PATHS[match[1]], text)
+
+
+def stage(name: str) -> dict[str, Any]:
+    return RAW["stages"][name]
+
+
+def listed(name: str, kind: str) -> list[str]:
+    """Resolved paths under deps, outs, metrics or plots of a stage."""
+    return [resolve(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in stage(name).get(kind, [])]
+
+
+def written(name: str) -> list[str]:
+    return [path for kind in ("outs", "metrics", "plots") for path in listed(name, kind)]
+
+
+def script(name: str) -> Path:
+    match = re.match(r"python -m (stages\.\w+) ", stage(name)["cmd"])
+    assert match, f"{name}: a stage runs as `python -m stages.<name>`"
+    path = file_of(match[1])
+    assert path
+    return path
+
+
+def reached(name: str) -> set[str]:
+    """Files with code and files read beside them, relative to the project; params.py is tracked by its values."""
+    files = reached_files(script(name)) | {ROOT / "stages" / "__init__.py"}
+    for module, run in RUN_BY.items():
+        process = file_of(run)
+        assert process
+        files |= reached_files(process) if ROOT / module in files else set()
+    names = {path.relative_to(ROOT).as_posix() for path in files if has_code(path)}
+    names |= {resource for module, resource in READ_BY.items() if module in names}
+    return names - {"src/promptseg/params.py"}
+
+
+def is_code(path: str) -> bool:
+    return path.startswith(("src/", "stages/"))
+
+
+def downstream(changed: set[str]) -> set[str]:
+    while True:
+        products = {path for name in changed for path in written(name)}
+        further = changed | {name for name in STAGES if products & set(listed(name, "deps"))}
+        if further == changed:
+            return changed
+        changed = further
+
+
+def test_the_graph_has_eight_stages_and_a_script_for_each() -> None:
+    assert list(RAW["stages"]) == STAGES
+    assert sorted(script(name) for name in STAGES) == stage_scripts()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_reached_file_is_a_dependency_and_nothing_more(name: str) -> None:
+    deps = listed(name, "deps")
+    declared = {path for path in deps if is_code(path)}
+    missing, stale = sorted(reached(name) - declared), sorted(declared - reached(name))
+    lines = [f"add to stages.{name}.deps in dvc.yaml:", *(f"      - {path}" for path in missing)] if missing else []
+    lines += [f"remove from stages.{name}.deps:", *(f"      - {path}" for path in stale)] if stale else []
+    assert not lines, "\n" + "\n".join(lines)
+    assert len(deps) == len(set(deps))
+
+
+def test_no_file_that_is_read_beside_the_code_is_forgotten() -> None:
+    allowed = [ROOT / resource for resource in READ_BY.values()]
+    for path in LIBRARY.rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            assert any(path == other or path.is_relative_to(other) for other in allowed), f"{path}: list it in READ_BY"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_no_stage_loads_a_file_that_reading_its_imports_overlooks(name: str) -> None:
+    listing = (
+        f"import sys, stages.{script(name).stem}\n"
+        "print(*(getattr(module, '__file__', None) for module in list(sys.modules.values())), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {Path(line) for line in done.stdout.splitlines() if line.startswith((f"{LIBRARY}/", f"{ROOT}/stages/"))}
+    assert {script(name), LIBRARY / "params.py"} <= loaded
+    names = {path.relative_to(ROOT).as_posix() for path in loaded if has_code(path)}
+    assert names - {"src/promptseg/params.py"} <= reached(name)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_option_is_a_path_of_the_stage_and_every_path_an_option(name: str) -> None:
+    options = dict(re.findall(r"--([\w-]+) (\S+)", stage(name)["cmd"]))
+    assert options == {option: f"${{path.{option}}}" for option in options}, "an option is named after its path"
+    passed = {resolve(path) for path in options.values()}
+    artefacts = {path for path in listed(name, "deps") if not is_code(path)} - {WEIGHTS}
+    beside = {BESIDE[path] for path in passed if path in BESIDE}
+    assert passed | beside == artefacts | set(written(name))
+
+
+def test_weights_are_a_dependency_where_training_starts_from_them() -> None:
+    assert [name for name in STAGES if WEIGHTS in listed(name, "deps")] == ["finetune"]
+
+
+def test_every_artefact_is_made_once_and_before_it_is_read() -> None:
+    made: list[str] = []
+    for name in STAGES:
+        assert {path for path in listed(name, "deps") if not is_code(path)} - {WEIGHTS} <= set(made), name
+        made += written(name)
+    assert sorted(made) == sorted(PATHS.values())
+
+
+def section_fields(section: str) -> set[str]:
+    """`section`, or `section.key` for each of its keys."""
+    hint = get_type_hints(Params)[section]
+    keys = [field.name for field in dataclasses.fields(hint)] if dataclasses.is_dataclass(hint) else []
+    return {f"{section}.{key}" for key in keys} or {section}
+
+
+def attributes_of(tree: ast.AST, *owners: str) -> set[str]:
+    """Names x, also dotted ones, of every `<owner>.x`; a chain counts as a whole, not its beginnings."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    beginnings = {id(node.value) for node in nodes}
+    chains = {ast.unparse(node) for node in nodes if id(node) not in beginnings}
+    return {chain.removeprefix(f"{owner}.") for owner in owners for chain in chains if chain.startswith(f"{owner}.")}
+
+
+def hub_reads(methods: set[str]) -> set[str]:
+    """Keys of the section `hub` that a backend reads in `methods` and in what they call on themselves."""
+    backend = next(node for node in ast.walk(syntax(LIBRARY / "deploy/qnn_local.py")) if isinstance(node, ast.ClassDef))
+    by_name = {node.name: node for node in backend.body if isinstance(node, ast.FunctionDef)}
+    opening = syntax(LIBRARY / "deploy/backends.py")
+    reads = attributes_of(opening, "config") | attributes_of(by_name["__init__"], "config")
+    waiting, seen = methods & set(by_name), set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        own = attributes_of(by_name[name], "self")
+        reads |= {chain.removeprefix("_config.") for chain in own if chain.startswith("_config.")}
+        waiting |= (own & set(by_name)) - seen
+    assert reads <= {field.name for field in dataclasses.fields(HubConfig)}, reads
+    return {f"hub.{name}" for name in reads}
+
+
+def read_params_of(name: str) -> set[str]:
+    """Every parameter that a stage reads, down to single keys, from its script (and from the hub it opens)."""
+    tree = syntax(script(name))
+    chains = attributes_of(tree, "params", "read_params(ROOT)")
+    opens_hub = "open_hub" in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    reads: set[str] = set()
+    for chain in chains:
+        section = chain.partition(".")[0]
+        if chain == "hub" and opens_hub:
+            called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            reads |= hub_reads(called) | {f"hub.{key}" for key in attributes_of(tree, "config")}
+        else:
+            reads |= {chain} if "." in chain else section_fields(section)
+    if "read_data_config" in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
+        reads.add(DATA_CONFIG)
+    return reads
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_parameter_that_is_read_is_listed_and_nothing_more(name: str) -> None:
+    declared: set[str] = set()
+    for entry in stage(name).get("params", []):
+        if isinstance(entry, dict):
+            assert entry == {DATA_CONFIG.rstrip(":"): None}, "all of the data set's own file"
+            declared.add(DATA_CONFIG)
+        else:
+            declared |= {entry} if "." in entry else section_fields(entry)
+    missing, stale = sorted(read_params_of(name) - declared), sorted(declared - read_params_of(name))
+    assert not missing, f"add to stages.{name}.params: {missing}"
+    assert not stale, f"remove from stages.{name}.params: {stale}"
+
+
+def test_every_parameter_belongs_to_a_stage() -> None:
+    everything = {key for field in dataclasses.fields(Params) for key in section_fields(field.name)}
+    read = {key for name in STAGES for key in read_params_of(name)}
+    assert read - {DATA_CONFIG} == everything
+
+
+def test_another_res_runs_export_and_what_follows() -> None:
+    reads_res = {name for name in STAGES if "res" in stage(name).get("params", [])}
+    assert reads_res == {"export", "score"}
+    assert downstream(reads_res) == {"export", "hub-compile", "hub-profile", "hub-infer", "score"}
+
+
+def test_other_training_runs_neither_data_nor_tokens() -> None:
+    assert downstream({"finetune"}) == set(STAGES) - {"fetch", "tokenize"}
+
+
+def test_a_plot_never_retrains() -> None:
+    drawn = {name for name in STAGES if any(path.startswith("src/promptseg/report/") for path in listed(name, "deps"))}
+    assert downstream(drawn) == {"score"}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_only_metrics_and_plots_stay_out_of_the_cache(name: str) -> None:
+    assert all(isinstance(entry, str) for entry in stage(name).get("outs", [])), "outs have no settings"
+    for kind in ("metrics", "plots"):
+        for entry in stage(name).get(kind, []):
+            assert list(entry.values()) == [{"cache": False}]
+    assert set(stage(name)) <= {"cmd", "deps", "params", "outs", "metrics", "plots"}
+
+
+def test_plots_name_columns_that_exist() -> None:
+    tradeoff = ("res", "latency_ms_estimated", "latency_ms_cpu", "miou", "miou_small", "miou_medium", "miou_large")
+    columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff}
+    for plot in RAW["plots"]:
+        (settings,) = plot.values()
+        for path, drawn in settings["y"].items():
+            assert {settings["x"], *([drawn] if isinstance(drawn, str) else drawn)} <= set(columns[path])
+
+
+def test_dvc_calls_nobody_and_adds_nothing_to_git_by_itself() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".dvc" / "config")
+    core = {key: config.getboolean("core", key) for key in config["core"]}
+    assert core == {"analytics": False, "check_update": False, "autostage": False}
+
+
+def test_compiled_python_never_counts_as_a_change() -> None:
+    assert "**/__pycache__" in (ROOT / ".dvcignore").read_text().splitlines()
