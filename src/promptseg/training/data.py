@@ -103,7 +103,7 @@ class GroundingData:
         return self._memory[key]
 
     def _remember(self, key: tuple[str, int], value: Tensor) -> Tensor:
-        if value.nbytes <= self._memory_left:
+        if key not in self._memory and value.nbytes <= self._memory_left:
             self._memory[key] = value
             self._memory_left -= value.nbytes
         return value

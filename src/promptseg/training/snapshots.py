@@ -53,7 +53,8 @@ class Snapshots:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except _DAMAGED as error:
-            raise ValueError(f"{path}: got a damaged snapshot ({error}); delete it to train from the start") from error
+            what = type(error).__name__  # torch's own words advise to load the file unsafely
+            raise ValueError(f"{path}: got a damaged snapshot ({what}); delete it to train from the start") from error
         return state
 
     def due(self) -> bool:

@@ -1,0 +1,66 @@
+"""A data set of a few scenes, and a training so short that a test can run it several times."""
+
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from promptseg.datasets.records import read_samples
+from promptseg.datasets.shapes import build_shapes
+from promptseg.params import FinetuneConfig, LossWeights, ShapesConfig
+from promptseg.tokenizer import ClipTokenizer
+from promptseg.training.data import GroundingData
+
+_SCENES = ShapesConfig("shapes", 11, 6, 2, 1, objects_min=2, objects_max=3, targets_per_scene=2)
+_CONFIG = FinetuneConfig(
+    init=None,
+    attends="inside",
+    mask_resize="bilinear",
+    seed=3,
+    steps=5,
+    res=(64, 81),
+    pictures_per_step=2,
+    phrases_per_picture=3,
+    learning_rate=1e-3,
+    weight_decay=0.05,
+    warmup_steps=2,
+    clip_norm=1.0,
+    loss_weights=LossWeights(mask_bce=5.0, mask_dice=5.0, contrast=2.0),
+    val_res=64,
+    val_every=2,
+    val_phrases=6,
+    snapshot_every_s=0.0,
+    cache_gib=0.1,
+)
+
+
+def short_training(**changes: Any) -> FinetuneConfig:
+    """Five steps on two pictures each, a snapshot after every one."""
+    return replace(_CONFIG, **changes)
+
+
+@cache
+def few_scenes() -> dict[str, Path]:
+    """Make six scenes to train on and two to validate with; the files last as long as the process."""
+    folder = Path(_folder().name)
+    paths = {"images": folder / "images", "samples": folder / "samples.jsonl", "tokens": folder / "tokens.npy"}
+    build_shapes(_SCENES, paths["images"], paths["samples"], folder / "pictures.jsonl")
+    np.save(paths["tokens"], ClipTokenizer().encode_all([sample.phrase for sample in read_samples(paths["samples"])]))
+    return paths
+
+
+def train_and_val(config: FinetuneConfig) -> tuple[GroundingData, GroundingData]:
+    """Open the scenes as a training does."""
+    paths, budget = few_scenes(), int(config.cache_gib * 2**30)
+    return (
+        GroundingData(**paths, split="train", sizes=config.res, cache_bytes=budget),
+        GroundingData(**paths, split="val", sizes=[config.val_res], cache_bytes=budget),
+    )
+
+
+@cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="few-scenes-")
