@@ -1,0 +1,165 @@
+"""Which way the arrows go, and how the code is written where no linter looks."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.imports import LIBRARY, ROOT, imported_modules, library_files, stage_scripts, syntax
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_STAGE = 250, 40, 30
+LONGER = {"params.py": 300}  # every parameter's type and range, in the one file that knows them
+LONGER_FUNCTIONS = {"finetune": 60}  # the training loop is one visible page
+STANDARD = sys.stdlib_module_names
+
+files = pytest.mark.parametrize("path", library_files(), ids=lambda path: str(path.relative_to(LIBRARY)))
+
+
+def packages(path: Path) -> set[str]:
+    """Top-level names of what a file imports that is neither the standard library nor this project."""
+    return {name.partition(".")[0] for name in imported_modules(path)} - STANDARD - {"promptseg"}
+
+
+def modules(path: Path) -> set[str]:
+    """Modules of the library that a file imports, as dotted names below promptseg."""
+    return {name.removeprefix("promptseg.") for name in imported_modules(path) if name.startswith("promptseg.")}
+
+
+def importers(package: str) -> set[str]:
+    """Files of the library and the stages that import `package`, relative to the library where they are in it."""
+    users = {path for path in [*library_files(), *(ROOT / "stages").glob("*.py")] if package in packages(path)}
+    return {(path.relative_to(LIBRARY) if path.is_relative_to(LIBRARY) else path).as_posix() for path in users}
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_the_network_needs_only_torch() -> None:
+    for path in (LIBRARY / "xdecoder").glob("*.py"):
+        assert packages(path) <= {"torch", "timm"}, path
+        assert all(name.startswith("xdecoder") for name in modules(path)), path
+        assert not imported_modules(path) & {"os", "io", "json", "logging", "pathlib", "shutil", "subprocess"}, path
+
+
+@files
+def test_the_library_knows_no_stage_and_no_test(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imported_modules(path)} & {"stages", "tests"}
+
+
+def test_stages_know_only_their_own_package_and_no_other_stage() -> None:
+    for path in stage_scripts():
+        own = {name for name in imported_modules(path) if name.startswith("stages")}
+        assert own <= {"stages", "stages.ROOT", "stages.CACHE", "stages.command", "stages.command.run_stage"}, path
+
+
+@files
+def test_only_what_a_stage_hands_over_is_known_of_params(path: Path) -> None:
+    """A library function takes a section or plain keywords; reading the file is for stages."""
+    if path.name != "params.py":
+        assert not modules(path) & {"params.Params", "params.read_params", "params.read_data_config"}
+
+
+@pytest.mark.parametrize(
+    ("package", "users"),
+    [
+        ("yaml", {"params.py"}),
+        ("matplotlib", {"report/curves.py", "report/pictures.py"}),
+        ("jinja2", {"report/page.py"}),
+        ("qai_hub", set()),
+        ("onnxruntime_qnn", {"deploy/qnn_tools.py"}),
+        ("ftfy", {"tokenizer.py"}),
+        ("pycocotools", {"datasets/records.py", "datasets/coco_segmentation.py"}),
+    ],
+)
+def test_only_one_place_knows_a_package(package: str, users: set[str]) -> None:
+    assert importers(package) <= users
+
+
+def test_params_and_metrics_stay_light() -> None:
+    assert packages(LIBRARY / "params.py") == {"yaml"}
+    assert not modules(LIBRARY / "params.py")
+    assert packages(LIBRARY / "metrics.py") == {"numpy"}
+    assert not modules(LIBRARY / "metrics.py")
+
+
+def test_layers_below_know_nothing_of_those_above() -> None:
+    above = {
+        "datasets": ("training", "deploy", "report", "xdecoder", "scoring", "predictions", "checkpoint"),
+        "training": ("deploy", "report", "scoring", "predictions"),
+        "deploy": ("training", "report", "scoring"),
+        "report": ("training", "deploy", "xdecoder", "checkpoint", "params"),
+    }
+    for package, forbidden in above.items():
+        for path in (LIBRARY / package).rglob("*.py"):
+            wrong = {name for name in modules(path) if name.partition(".")[0] in forbidden}
+            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_backends_are_known_in_one_place() -> None:
+    for path in [*library_files(), *stage_scripts()]:
+        if path.name not in ("backends.py", "qnn_local.py"):
+            assert not {name for name in modules(path) if name.startswith("deploy.qnn_local")}, path
+
+
+@files
+def test_nothing_that_is_read_can_run_code(path: Path) -> None:
+    for name, call in calls(syntax(path)):
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if name == "torch.load":
+            assert keywords.get("weights_only") == "True", f"{path}:{call.lineno}"
+        if name == "np.load":
+            assert keywords.get("allow_pickle", "False") == "False", f"{path}:{call.lineno}"
+        assert name not in ("eval", "exec", "yaml.load_all", "yaml.unsafe_load", "os.system"), f"{path}:{call.lineno}"
+    used = {ast.unparse(node) for node in ast.walk(syntax(path)) if isinstance(node, ast.Attribute)}
+    if path.name != "restricted_pickle.py":
+        assert {name for name in used if name.startswith("pickle.")} <= {"pickle.UnpicklingError"}
+        assert not {name for name in imported_modules(path) if name.startswith("pickle.")}
+
+
+@files
+def test_the_library_prints_nothing(path: Path) -> None:
+    assert "print" not in {name for name, _ in calls(syntax(path))}
+
+
+@files
+def test_files_and_functions_stay_small_and_say_what_they_are(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    most = LONGER.get(path.relative_to(LIBRARY).as_posix(), MOST_LINES)
+    assert len(source.splitlines()) <= most
+    assert not source or ast.get_docstring(syntax(path)), "a module says what it is for; only a package may be empty"
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= LONGER_FUNCTIONS.get(node.name, MOST_LINES_OF_A_FUNCTION), f"{node.name}: {length} lines"
+
+
+def test_stages_are_thin() -> None:
+    for path in stage_scripts():
+        tree = syntax(path)
+        last_import = max(node.lineno for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines()[last_import:] if line]
+        assert len(lines) <= MOST_LINES_OF_A_STAGE, path
+        assert not any(isinstance(node, ast.For | ast.While | ast.ClassDef) for node in ast.walk(tree)), path
+        assert ast.get_docstring(tree), path
+
+
+def test_code_and_artefacts_share_no_folder_name() -> None:
+    paths = yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"][0]["path"].values()
+    artefacts = {Path(path).parts[0] for path in paths}
+    code = {path.parent.name for path in [*library_files(), *(ROOT / "stages").glob("*.py")]}
+    assert artefacts == {"data", "models", "metrics"}
+    assert not code & (artefacts | {"configs", "weights"})
+
+
+def test_paths_are_typed_in_one_file() -> None:
+    """Numbers are in params.yaml, paths in dvc.yaml: code names no artefact by its path."""
+    paths = yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"][0]["path"].values()
+    for path in [*library_files(), *(ROOT / "stages").glob("*.py")]:
+        strings = {node.value for node in ast.walk(syntax(path)) if isinstance(node, ast.Constant)}
+        assert not strings & set(paths), path
