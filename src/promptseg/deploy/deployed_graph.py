@@ -51,10 +51,8 @@ class DeployedGraph(nn.Module):
 def upsampling_matrix(res: int) -> Tensor:
     """Float [CANVAS, ceil(res / 4)]: `masks_to_canvas` along one axis, as the matrix of that linear map."""
     cells = -(-res // MASK_STRIDE)
-    columns = masks_to_canvas(
-        torch.eye(cells).unsqueeze(2).expand(-1, -1, cells), res, CANVAS
-    )  # (cells, CANVAS, CANVAS)
-    return columns[:, :, CANVAS // 2].T.contiguous()
+    units = torch.eye(cells).unsqueeze(2).expand(-1, -1, cells).unsqueeze(1)  # (cells, 1, cells, cells)
+    return torch.stack([masks_to_canvas(unit, res, CANVAS)[0, :, CANVAS // 2] for unit in units], dim=1)
 
 
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:
