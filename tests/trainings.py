@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from promptseg.datasets.records import read_samples
+from promptseg.datasets.records import Split, read_samples
 from promptseg.datasets.shapes import build_shapes
 from promptseg.params import FinetuneConfig, LossWeights, ShapesConfig
 from promptseg.tokenizer import ClipTokenizer
@@ -53,12 +53,13 @@ def few_scenes() -> dict[str, Path]:
 
 
 def train_and_val(config: FinetuneConfig) -> tuple[GroundingData, GroundingData]:
-    """Open the scenes as a training does."""
-    paths, budget = few_scenes(), int(config.cache_gib * 2**30)
-    return (
-        GroundingData(**paths, split="train", sizes=config.res, cache_bytes=budget),
-        GroundingData(**paths, split="val", sizes=[config.val_res], cache_bytes=budget),
-    )
+    """Open the scenes as a training does; what was prepared once stays prepared."""
+    return _open("train", config.res), _open("val", (config.val_res,))
+
+
+@cache
+def _open(split: Split, sizes: tuple[int, ...]) -> GroundingData:
+    return GroundingData(**few_scenes(), split=split, sizes=sizes, cache_bytes=10**8)
 
 
 @cache

@@ -1,0 +1,278 @@
+"""The training loop: its terms against a slow oracle, what it keeps, what it refuses, and that it learns."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import micro_network, random_phrases, random_pictures
+from torch.nn import functional as F
+from trainings import short_training, train_and_val
+
+from promptseg.params import FinetuneConfig
+from promptseg.training import loop
+from promptseg.training.data import Batch
+from promptseg.training.loop import Outcome, batch_terms, finetune
+from promptseg.training.losses import LossTerms, pairwise_mask_terms
+from promptseg.training.snapshots import Snapshots
+from promptseg.xdecoder.mask_decoder import MaskAttention
+from promptseg.xdecoder.model import XDecoder
+
+RULE = MaskAttention("inside", "bilinear")
+
+
+@pytest.fixture(autouse=True)
+def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def _train(config: FinetuneConfig, folder: Path) -> tuple[XDecoder, Outcome]:
+    network = micro_network(RULE)
+    train, val = train_and_val(config)
+    return network, finetune(network, train, val, config, Snapshots(folder, config.snapshot_every_s))
+
+
+def _weights(network: XDecoder) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def _batch(own: list[int], pictures: int, per_picture: int) -> Batch:
+    generator = torch.Generator().manual_seed(4)
+    targets = torch.rand(pictures, per_picture, 16 * 16, generator=generator).round()
+    for row, place in enumerate(own):
+        targets[row // per_picture, row % per_picture] = targets[row // per_picture, place]
+    return Batch(random_pictures(pictures, 64), random_phrases(pictures * per_picture), targets, torch.tensor(own))
+
+
+def _oracle_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> list[float]:
+    """Every layer, every row, every object after the other."""
+    groundings, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
+    per_picture, weights = batch.phrases_per_picture, config.loss_weights
+    layers = []
+    for grounding in groundings:
+        similarity = network.similarity(grounding.query_embedding, phrase)
+        bces, dices, contrasts = [], [], []
+        for row, own in enumerate(batch.own.tolist()):
+            picture = row // per_picture
+            objects = sorted({int(each) for each in batch.own[picture * per_picture : (picture + 1) * per_picture]})
+            bce, dice = pairwise_mask_terms(
+                grounding.mask_logits[row].flatten(1)[None], batch.targets[picture, objects][None]
+            )
+            text = 1 - similarity[row].softmax(0)
+            cost = weights.mask_bce * bce[0] + weights.mask_dice * dice[0]  # (Q, objects)
+            cost[:, objects.index(own)] += weights.contrast * text
+            free_queries, free_objects = set(range(len(cost))), set(range(len(objects)))
+            while free_objects:
+                query, place = min(((q, k) for q in free_queries for k in free_objects), key=lambda qk: cost[qk])
+                free_queries.remove(query)
+                free_objects.remove(place)
+                bces.append(bce[0, query, place])
+                dices.append(dice[0, query, place])
+                if objects[place] == own:
+                    contrasts.append(-similarity[row].log_softmax(0)[query])
+        layers.append([torch.stack(each).mean().item() for each in (bces, dices, contrasts)])
+    return torch.tensor(layers).mean(0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("own", "pictures"), [([0], 1), ([0, 1, 2], 1), ([0, 0, 2, 0, 1, 1], 2), ([0, 0, 0, 0, 0, 0], 2)]
+)
+def test_terms_equal_the_oracles(own, pictures):
+    network, config = micro_network(RULE), short_training()
+    batch = _batch(own, pictures, len(own) // pictures)
+    with torch.no_grad():
+        terms = batch_terms(network, batch, config)
+        expected = _oracle_terms(network, batch, config)
+    assert list(terms.values().values()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_gradients_reach_the_text_encoder_through_the_loss():
+    network, config = micro_network(RULE), short_training()
+    batch_terms(network, _batch([0, 1], 1, 2), config).weighted(config.loss_weights).backward()
+    gradient = network.text_encoder.token_embedding.weight.grad
+    assert gradient is not None
+    assert gradient[random_phrases(2)[0, 0]].abs().sum() > 0
+
+
+def _results(network: XDecoder, outcome: Outcome) -> dict[str, Any]:
+    """Everything that a run ends with, comparable."""
+    return {"outcome": outcome, **{key: value.tolist() for key, value in network.state_dict().items()}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of a run that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.cuda, "is_available", lambda: False)
+        return _results(*_train(short_training(), tmp_path_factory.mktemp("whole")))
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(tmp_path, whole):
+    assert _results(*_train(short_training(), tmp_path / "same")) == whole
+    assert _train(short_training(seed=4), tmp_path / "other")[1].curve != whole["outcome"].curve
+
+
+def test_the_curve_has_a_row_per_step_and_scores_where_they_are_due(whole):
+    outcome = whole["outcome"]
+    assert [row["step"] for row in outcome.curve] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in outcome.curve if row.get("val_miou") is not None] == [0, 2, 4, 5]
+    assert all({"loss", "mask_bce", "mask_dice", "contrast"} <= row.keys() for row in outcome.curve[1:])
+    for row in outcome.curve[1:]:
+        expected = 5 * row["mask_bce"] + 5 * row["mask_dice"] + 2 * row["contrast"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.1, 0.5, 0.3, 0.5], 2), ([0.9, 0.5, 0.3, 0.4], 0), ([0, 0, 0, 1], 5)])
+def test_the_best_weights_are_kept(tmp_path, monkeypatch, scores, best):
+    upcoming, seen = iter(scores), []
+
+    def scripted(network: XDecoder, *_: object) -> float:
+        seen.append(_weights(network))
+        return next(upcoming)
+
+    monkeypatch.setattr(loop, "validate", scripted)
+    network, outcome = _train(short_training(steps=5, val_every=2), tmp_path)
+    assert (outcome.step, outcome.val_miou) == (best, max(scores))
+    assert _equal(_weights(network), seen[[0, 2, 4, 5].index(best)])
+    assert not _equal(seen[0], seen[1])
+
+
+def test_no_steps_leave_the_network_as_it_was(tmp_path):
+    network, outcome = _train(short_training(init="some", steps=0), tmp_path)
+    assert _equal(_weights(network), _weights(micro_network(RULE)))
+    assert outcome.step == 0
+    assert [row["step"] for row in outcome.curve] == [0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_terms(tmp_path, monkeypatch, value):
+    def broken(network: XDecoder, batch: Batch, config: FinetuneConfig) -> LossTerms:
+        terms = batch_terms(network, batch, config)
+        return LossTerms(terms.mask_bce, terms.mask_dice * value, terms.contrast)
+
+    monkeypatch.setattr(loop, "batch_terms", broken)
+    with pytest.raises(
+        FloatingPointError, match=rf"step 0: the loss is {value} .*'mask_dice': {value}.*lower learning_"
+    ):
+        _train(short_training(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_diverges_later_leaves_the_state_before(tmp_path, monkeypatch):
+    calls: Iterator[int] = iter(range(9))
+    monkeypatch.setattr(loop, "batch_terms", lambda *args: _scaled(batch_terms(*args), next(calls) == 3))
+    with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
+        _train(short_training(), tmp_path)
+    state = Snapshots(tmp_path, 0).restore()
+    assert state is not None
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def _scaled(terms: LossTerms, broken: bool) -> LossTerms:
+    return LossTerms(*(value * (float("nan") if broken else 1) for value in vars(terms).values()))
+
+
+class _Killed(BaseException):
+    """Stands for a signal: nothing catches it."""
+
+
+def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
+    """Record the steps that are trained; end the run as `stop` is about to be."""
+    trained: list[int] = []
+    draw = loop.draw
+
+    def recorded(config: FinetuneConfig, step: int, samples_of: Any) -> Any:
+        if step == stop:
+            raise _Killed
+        trained.append(step)
+        return draw(config, step, samples_of)
+
+    monkeypatch.setattr(loop, "draw", recorded)
+    return trained
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, monkeypatch, whole, stop):
+    with monkeypatch.context() as patched:
+        _stop_at(patched, stop)
+        with pytest.raises(_Killed):
+            _train(short_training(), tmp_path)
+    trained = _stop_at(monkeypatch, None)
+    assert _results(*_train(short_training(), tmp_path)) == whole
+    assert trained == list(range(stop, 5))
+
+
+def test_a_run_repeats_only_what_came_after_its_last_snapshot(tmp_path, monkeypatch, whole):
+    config = short_training(snapshot_every_s=1e9)
+    due = iter([False, True, False, False])
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshots, "due", lambda _: next(due))
+        _stop_at(patched, 4)
+        with pytest.raises(_Killed):
+            _train(config, tmp_path)
+    trained = _stop_at(monkeypatch, None)
+    assert _results(*_train(config, tmp_path)) == whole
+    assert trained == [2, 3, 4]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch, whole):
+    _train(short_training(), tmp_path)
+    monkeypatch.setattr(loop, "batch_terms", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "validate", lambda *_: pytest.fail("validated again"))
+    assert _results(*_train(short_training(), tmp_path)) == whole
+
+
+def test_it_learns(tmp_path):
+    config = short_training(steps=40, val_every=40, learning_rate=5e-3, snapshot_every_s=1e9)
+    _, outcome = _train(config, tmp_path)
+    losses = [row["loss"] for row in outcome.curve[1:]]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_decay_spares_biases_norms_scales_and_tables():
+    network = micro_network(RULE)
+    decayed, whole = loop._parameter_groups(network, 0.05)
+    assert (decayed["weight_decay"], whole["weight_decay"]) == (0.05, 0.0)
+    by_id = {id(parameter): name for name, parameter in network.named_parameters()}
+    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, whole)]
+    assert names[0] | names[1] == set(by_id.values())
+    assert not names[0] & names[1]
+    assert {
+        "text_encoder.token_embedding.weight",
+        "text_encoder.positional_embedding",
+        "mask_decoder.query_content",
+        "mask_decoder.query_position",
+        "mask_decoder.level_embedding",
+        "log_temperature",
+        "backbone.stages.0.blocks.0.scale1",
+    } <= names[1]
+    assert all(name.endswith((".weight", "projection")) for name in names[0])
+
+
+def test_a_step_is_clipped(tmp_path, monkeypatch):
+    norms = []
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self: norms.append(
+            torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"] if p.grad is not None]).norm()
+        ),
+    )
+    _train(short_training(steps=2, clip_norm=0.01), tmp_path)
+    assert [norm.item() for norm in norms] == [pytest.approx(0.01, rel=1e-3)] * 2
+
+
+def test_cross_entropy_is_over_a_pictures_queries():
+    network, config = micro_network(RULE), short_training()
+    batch = _batch([0], 1, 1)
+    with torch.no_grad():
+        groundings, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
+        contrast = batch_terms(network, batch, config).contrast.item()
+        least = [F.log_softmax(network.similarity(g.query_embedding, phrase), dim=1) for g in groundings]
+    assert min(-each.max() for each in least) <= contrast <= max(-each.min() for each in least)

@@ -1,0 +1,227 @@
+"""Whole runs: one folder per run, resumed exactly or not at all, killed by a real signal."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import micro, micro_network
+from trainings import few_scenes, short_training
+
+from promptseg.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from promptseg.files import sha256_of
+from promptseg.params import FinetuneConfig
+from promptseg.training import loop, run
+from promptseg.training.loop import Outcome, batch_terms
+from promptseg.training.run import CURVE_COLUMNS, Run, run_finetune, write_curve
+from promptseg.training.start import BUILDERS
+from promptseg.xdecoder.mask_decoder import MaskAttention
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def micro_network_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUILDERS, "nano", micro)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def _run(config: FinetuneConfig, snapshots: Path, **paths: Path) -> Run:
+    return run_finetune("nano", config, **{**few_scenes(), **paths}, snapshots=snapshots)
+
+
+def _assert_equal(one: Run, other: Run) -> None:
+    assert one.outcome == other.outcome
+    assert one.init_sha256 == other.init_sha256
+    ours, theirs = one.network.state_dict(), other.network.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def _folders(snapshots: Path) -> set[str]:
+    return {path.name for path in snapshots.iterdir()}
+
+
+def test_a_finished_run_is_returned_and_not_trained_again(tmp_path, monkeypatch):
+    first = _run(short_training(steps=2), tmp_path)
+    monkeypatch.setattr(loop, "batch_terms", lambda *_: pytest.fail("trained again"))
+    _assert_equal(_run(short_training(steps=2), tmp_path), first)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    _kill(short_training(steps=3), tmp_path / "killed", monkeypatch, 2)
+    trained = []
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        resumed = _run(short_training(steps=3), tmp_path / "killed")
+    assert len(trained) == 1
+    _assert_equal(resumed, _run(short_training(steps=3), tmp_path / "fresh"))
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _kill(config: FinetuneConfig, snapshots: Path, monkeypatch: pytest.MonkeyPatch, step: int, **paths: Path) -> None:
+    def killed(config: FinetuneConfig, at: int) -> float:
+        if at == step:
+            raise _Killed
+        return rate(config, at)
+
+    rate = loop.learning_rate
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "learning_rate", killed)
+        with pytest.raises(_Killed):  # a run that was resumed beyond `step` would not get there
+            _run(config, snapshots, **paths)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 2e-3}, {"seed": 4}, {"steps": 6}, {"res": (64,)}])
+def test_another_parameter_is_another_run(tmp_path, monkeypatch, change):
+    _kill(short_training(), tmp_path, monkeypatch, 1)
+    _kill(short_training(**change), tmp_path, monkeypatch, 0)
+    assert len(_folders(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["samples", "tokens", "images"])
+def test_another_input_is_another_run(tmp_path, monkeypatch, name):
+    _kill(short_training(), tmp_path / "snapshots", monkeypatch, 1)
+    original, changed = few_scenes()[name], tmp_path / few_scenes()[name].name
+    if name == "samples":
+        changed.write_text(original.read_text() + "\n".join(original.read_text().splitlines()[-1:]) + "\n")
+        np.save(tmp_path / "tokens.npy", np.load(few_scenes()["tokens"])[[*range(_rows()), -1]])
+        paths = {"samples": changed, "tokens": tmp_path / "tokens.npy"}
+    elif name == "tokens":
+        np.save(changed, np.load(original)[::-1])
+        paths = {"tokens": changed}
+    else:
+        changed.mkdir()
+        for file in original.iterdir():
+            (changed / file.name).write_bytes(file.read_bytes())
+        (changed / "another.zip").write_bytes(b"")
+        paths = {"images": changed}
+    _kill(short_training(), tmp_path / "snapshots", monkeypatch, 0, **paths)
+    assert len(_folders(tmp_path / "snapshots")) == 2
+
+
+def _rows() -> int:
+    return len(np.load(few_scenes()["tokens"]))
+
+
+def test_other_code_is_another_run(tmp_path, monkeypatch):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "loop.py").write_text("x = 1\n")
+    monkeypatch.setattr(run, "CODE", code)
+    _kill(short_training(), tmp_path / "snapshots", monkeypatch, 1)
+    (code / "loop.py").write_text("x = 2\n")
+    _kill(short_training(), tmp_path / "snapshots", monkeypatch, 0)
+    assert len(_folders(tmp_path / "snapshots")) == 2
+    assert (run.CODE / "loop.py").exists()
+
+
+def test_the_code_that_counts_is_the_whole_library():
+    files = {path.relative_to(run.CODE).as_posix() for path in run.CODE.rglob("*.py")}
+    assert {"training/loop.py", "xdecoder/backbone.py", "preprocess.py"} <= files
+
+
+def test_a_loss_that_is_not_finite_leaves_no_state(tmp_path):
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        _run(short_training(learning_rate=1e30, clip_norm=1e30, warmup_steps=0, snapshot_every_s=1e9), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], ["lock"])
+
+
+def test_no_steps_store_what_they_start_from_bit_for_bit(tmp_path):
+    init, stored = tmp_path / "init.safetensors", tmp_path / "stored.safetensors"
+    rule = MaskAttention("inside", "bilinear")
+    save_checkpoint(init, micro_network(rule), Provenance("nano", None, {}, 9, 0.5), torch.float16)
+    done = _run(short_training(init=str(init), steps=0), tmp_path / "snapshots")
+    save_checkpoint(stored, done.network, Provenance("nano", done.init_sha256, {}, 0, None), torch.float32)
+    before, after = load_checkpoint(init)[0].state_dict(), load_checkpoint(stored)[0].state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert done.init_sha256 == sha256_of(init)
+    assert [row["step"] for row in done.outcome.curve] == [0]
+
+
+def test_training_from_a_checkpoint_is_never_worse_than_it(tmp_path):
+    init = tmp_path / "init.safetensors"
+    rule = MaskAttention("inside", "bilinear")
+    save_checkpoint(init, micro_network(rule), Provenance("nano", None, {}, 9, 0.5), torch.float32)
+    outcome = _run(
+        short_training(init=str(init), steps=2, val_every=1, learning_rate=1.0), tmp_path / "snapshots"
+    ).outcome
+    scores = [row["val_miou"] for row in outcome.curve if row.get("val_miou") is not None]
+    assert outcome.val_miou == max(scores) >= scores[0]
+
+
+def test_the_curve_is_a_table(tmp_path):
+    outcome = Outcome(
+        1, 0.5, [{"step": 0, "loss": None, "val_miou": 0.25}, {"step": 1, "loss": 1.2345678, "contrast": 2}]
+    )
+    write_curve(tmp_path / "curve.csv", outcome)
+    with (tmp_path / "curve.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == CURVE_COLUMNS
+    assert rows[0] == {**dict.fromkeys(CURVE_COLUMNS, ""), "step": "0", "val_miou": "0.25"}
+    assert rows[1] == {**dict.fromkeys(CURVE_COLUMNS, ""), "step": "1", "loss": "1.23457", "contrast": "2"}
+
+
+def test_a_runs_curve_can_be_written(tmp_path):
+    outcome = _run(short_training(steps=2), tmp_path / "snapshots").outcome
+    write_curve(tmp_path / "curve.csv", outcome)
+    assert len((tmp_path / "curve.csv").read_text().splitlines()) == 4
+
+
+# Trains in a process of its own until step 3, says so, and then hangs, so that the test can kill it there.
+_VICTIM = """
+import sys, time
+from pathlib import Path
+import torch
+torch.cuda.is_available = lambda: False
+from networks import micro
+from trainings import short_training
+from promptseg.training import loop
+from promptseg.training.run import run_finetune
+from promptseg.training.start import BUILDERS
+
+BUILDERS["nano"] = micro
+rate = loop.learning_rate
+
+def hangs(config, step):
+    if step == 3:
+        print("at step 3", flush=True)
+        time.sleep(600)
+    return rate(config, step)
+
+loop.learning_rate = hangs
+images, samples, tokens, snapshots = map(Path, sys.argv[1:])
+run_finetune("nano", short_training(), images, samples, tokens, snapshots)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_signal_9_goes_on_where_it_was(tmp_path, monkeypatch):
+    scenes = [few_scenes()[name] for name in ("images", "samples", "tokens")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))}
+    victim = subprocess.Popen(
+        [sys.executable, "-c", _VICTIM, *map(str, scenes), str(tmp_path / "snapshots")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "at step 3\n"
+    finally:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    trained = []
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        resumed = _run(short_training(), tmp_path / "snapshots")
+    assert len(trained) == 2
+    assert len(_folders(tmp_path / "snapshots")) == 1
+    _assert_equal(resumed, _run(short_training(), tmp_path / "fresh"))
