@@ -51,8 +51,11 @@ class DeployedGraph(nn.Module):
 def upsampling_matrix(res: int) -> Tensor:
     """Float [CANVAS, ceil(res / 4)]: `masks_to_canvas` along one axis, as the matrix of that linear map."""
     cells = -(-res // MASK_STRIDE)
-    units = torch.eye(cells).unsqueeze(2).expand(-1, -1, cells).unsqueeze(1)  # (cells, 1, cells, cells)
-    return torch.stack([masks_to_canvas(unit, res, CANVAS)[0, :, CANVAS // 2] for unit in units], dim=1)
+    matrix = torch.empty(CANVAS, cells)
+    for cell, unit in enumerate(torch.eye(cells)):  # one canvas at a time: all of them take 1 GB at the largest res
+        rows = unit.view(1, cells, 1).expand(-1, -1, cells)
+        matrix[:, cell] = masks_to_canvas(rows, res, CANVAS)[0, :, CANVAS // 2]
+    return matrix
 
 
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:
