@@ -1,0 +1,149 @@
+"""Samples as the deployed graph takes them: which, in which order, with which picture and phrase."""
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from promptseg.datasets.archives import PictureArchives, write_archive
+from promptseg.datasets.records import Rle, Sample, write_records
+from promptseg.deploy.inputs import GraphInputs
+from promptseg.preprocess import picture_to_canvas
+
+PHRASES = 3  # of each picture
+SPLITS = ("train", "val", "val", "test", "val")  # of each picture
+
+
+def picture(index: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(index).integers(0, 256, (20 + index, 30, 3), np.uint8)
+
+
+def png(index: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture(index)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five pictures with three phrases each; row r of tokens holds r everywhere."""
+    return write_world(tmp_path)
+
+
+def write_world(folder: Path) -> Path:
+    write_archive(folder / "images" / "a.zip", ((f"{index}.png", png(index)) for index in range(len(SPLITS))))
+    samples = []
+    for index, split in enumerate(SPLITS):
+        for phrase in range(PHRASES):
+            mask = Rle.from_mask(np.ones((20 + index, 30), bool))
+            image = f"a.zip/{index}.png"
+            samples.append(Sample(f"{index}-{phrase}", split, image, 20 + index, 30, "a", "short", mask))
+    write_records(folder / "samples.jsonl", samples)
+    rows = np.arange(len(samples), dtype=np.int32)
+    np.save(folder / "tokens.npy", np.broadcast_to(rows[:, None, None], (len(samples), 2, 77)))
+    return folder
+
+
+def inputs(folder: Path, split: Any = "val", limit: int | None = None) -> GraphInputs:
+    return GraphInputs(folder / "images", folder / "samples.jsonl", folder / "tokens.npy", split, limit)
+
+
+def test_a_split_comes_whole_in_order_and_as_often_as_asked(folder: Path) -> None:
+    made = inputs(folder)
+    wanted = [f"{index}-{phrase}" for index in (1, 2, 4) for phrase in range(PHRASES)]
+    assert len(made) == len(wanted)
+    for _ in range(2):
+        assert [each.sample_id for each in made] == wanted
+
+
+def test_each_sample_has_its_own_picture_and_phrase(folder: Path) -> None:
+    for each in inputs(folder):
+        index, phrase = map(int, each.sample_id.split("-"))
+        assert np.array_equal(each.image_input[0], picture_to_canvas(picture(index)))
+        assert (each.text_input == index * PHRASES + phrase).all()
+
+
+def test_phrases_of_a_picture_share_its_decoding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[str] = Counter()
+    original = PictureArchives.read
+
+    def counted(self: PictureArchives, image: str) -> io.BytesIO:
+        read[image] += 1
+        return original(self, image)
+
+    monkeypatch.setattr(PictureArchives, "read", counted)
+    assert sum(1 for _ in inputs(folder)) == 3 * PHRASES
+    assert read == {"a.zip/1.png": 1, "a.zip/2.png": 1, "a.zip/4.png": 1}
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(folder: Path) -> None:
+    (folder / "images" / "a.zip").unlink()
+    made = inputs(folder)
+    with pytest.raises(ValueError, match="no such archive of pictures"):
+        next(iter(made))
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [(1, ["1-0"]), (3, ["1-0", "2-0", "4-0"]), (9, None), (1000, None)])
+def test_fewer_are_spread_over_the_whole_split(folder: Path, limit: int, wanted: list[str] | None) -> None:
+    everything = [each.sample_id for each in inputs(folder)]
+    assert [each.sample_id for each in inputs(folder, limit=limit)] == (wanted or everything)
+
+
+@pytest.fixture(scope="module")
+def long_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """257 samples without pictures."""
+    folder = tmp_path_factory.mktemp("long")
+    mask = Rle.from_mask(np.ones((1, 1), bool))
+    write_records(
+        folder / "samples.jsonl", (Sample(str(row), "val", "a.zip/0", 1, 1, "a", "short", mask) for row in range(257))
+    )
+    np.save(folder / "tokens.npy", np.zeros((257, 2, 77), np.int32))
+    return folder
+
+
+@settings(max_examples=20, deadline=None)
+@given(limit=st.integers(1, 300))
+def test_the_spread_is_even(long_world: Path, limit: int) -> None:
+    rows = inputs(long_world, limit=limit)._rows
+    steps = np.diff([*rows, 257])
+    assert len(rows) == min(limit, 257)
+    assert rows[0] == 0
+    assert steps.min() >= 1
+    assert steps.max() - steps.min() <= 1
+
+
+def test_no_sample_asked_for_is_none(folder: Path) -> None:
+    """`hub.emulator_samples: 0`."""
+    assert list(inputs(folder, limit=0)) == []
+
+
+def test_a_split_without_samples_is_refused(folder: Path) -> None:
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    (folder / "samples.jsonl").write_text("".join(line.replace('"test"', '"val"') + "\n" for line in lines))
+    with pytest.raises(ValueError, match=r"has no sample of the split 'test'; choose another one for hub\.split"):
+        inputs(folder, "test")
+
+
+def test_tokens_of_other_samples_are_refused(folder: Path) -> None:
+    np.save(folder / "tokens.npy", np.zeros((7, 2, 77), np.int32))
+    with pytest.raises(ValueError, match=r"tokens\.npy: got 7 rows for 15 samples; run `dvc repro`"):
+        inputs(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array", b"PK\x03\x04"])
+def test_tokens_that_are_no_array_are_refused(folder: Path, content: bytes) -> None:
+    (folder / "tokens.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"tokens\.npy: got no array of tokens .*; run `dvc repro tokenize`"):
+        inputs(folder)
+
+
+def test_tokens_of_another_shape_are_refused(folder: Path) -> None:
+    np.save(folder / "tokens.npy", np.zeros((15, 2, 76), np.int32))
+    with pytest.raises(ValueError, match=r"got text_input as int32 \[2, 1, 76\], wanted int32 \[2, 1, 77\]"):
+        next(iter(inputs(folder)))
