@@ -167,7 +167,7 @@ def test_a_loss_that_diverges_later_leaves_the_state_before(tmp_path, monkeypatc
     calls: Iterator[int] = iter(range(9))
     monkeypatch.setattr(loop, "batch_terms", lambda *args: _scaled(batch_terms(*args), next(calls) == 3))
     with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
-        _train(short_training(), tmp_path)
+        _train(short_training(snapshot_every_s=0), tmp_path)
     state = Snapshots(tmp_path, 0).restore()
     assert state is not None
     assert state["step"] == 3
@@ -197,27 +197,26 @@ def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
     return trained
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("stop", [1, 4])
 def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, monkeypatch, whole, stop):
     with monkeypatch.context() as patched:
         _stop_at(patched, stop)
         with pytest.raises(_Killed):
-            _train(short_training(), tmp_path)
+            _train(short_training(snapshot_every_s=0), tmp_path)
     trained = _stop_at(monkeypatch, None)
     assert _results(*_train(short_training(), tmp_path)) == whole
     assert trained == list(range(stop, 5))
 
 
 def test_a_run_repeats_only_what_came_after_its_last_snapshot(tmp_path, monkeypatch, whole):
-    config = short_training(snapshot_every_s=1e9)
     due = iter([False, True, False, False])
     with monkeypatch.context() as patched:
         patched.setattr(Snapshots, "due", lambda _: next(due))
         _stop_at(patched, 4)
         with pytest.raises(_Killed):
-            _train(config, tmp_path)
+            _train(short_training(), tmp_path)
     trained = _stop_at(monkeypatch, None)
-    assert _results(*_train(config, tmp_path)) == whole
+    assert _results(*_train(short_training(), tmp_path)) == whole
     assert trained == [2, 3, 4]
 
 
@@ -229,10 +228,10 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch, whole):
 
 
 def test_it_learns(tmp_path):
-    config = short_training(steps=40, val_every=40, learning_rate=5e-3, snapshot_every_s=1e9)
+    config = short_training(steps=15, pictures_per_step=6, res=(64,), val_every=15, learning_rate=1e-2)
     _, outcome = _train(config, tmp_path)
     losses = [row["loss"] for row in outcome.curve[1:]]
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert max(losses[-3:]) < 0.7 * losses[0]
 
 
 def test_decay_spares_biases_norms_scales_and_tables():
