@@ -21,5 +21,9 @@ def run_stage(stage: Callable[..., None], purpose: str | None, *names: str) -> N
     try:
         stage(**paths)
     except (ValueError, FloatingPointError, OSError) as error:
-        logging.error("error: %s", error)
-        sys.exit(1)
+        message = str(error)
+    else:
+        return
+    # Here the stage's frames are gone, and with them its progress bars: the message gets a line of its own.
+    logging.error("error: %s", message)
+    sys.exit(1)
