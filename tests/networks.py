@@ -13,12 +13,12 @@ PAPER_RULE = MaskAttention("inside", "bicubic")
 
 
 def micro(mask_attention: MaskAttention) -> XDecoderConfig:
-    """Half a million parameters, nearly all of them CLIP's vocabulary."""
+    """A third of a million parameters, nearly all of them CLIP's vocabulary."""
     return XDecoderConfig(
         backbone=FocalConfig(
             8, (1, 1, 1, 1), focal_levels=(2, 2, 2, 2), focal_windows=(3, 3, 3, 3), layer_scale_init=0.5
         ),
-        text=TextConfig(width=8, heads=2, layers=1, context_length=77, vocab_size=49408),
+        text=TextConfig(width=4, heads=2, layers=1, context_length=77, vocab_size=49408),
         pixel_decoder=PixelDecoderConfig(dim=16, mask_dim=16, heads=2, ffn_dim=32, encoder_layers=1, norm_groups=4),
         mask_decoder=MaskDecoderConfig(
             dim=16, mask_dim=16, heads=2, ffn_dim=32, layers=4, object_queries=6, mask_attention=mask_attention

@@ -91,6 +91,17 @@ def test_terms_equal_the_oracles(own, pictures):
     assert list(terms.values().values()) == pytest.approx(expected, abs=1e-4)
 
 
+def test_bfloat16_gives_nearly_the_same_terms():
+    network, config, batch = micro_network(RULE), short_training(), _batch([0, 1, 2], 1, 3)
+    with torch.no_grad():
+        exact = batch_terms(network, batch, config)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = batch_terms(network, batch, config)
+    assert rounded.mask_bce.dtype == torch.float32
+    assert list(rounded.values().values()) == pytest.approx(list(exact.values().values()), rel=0.03)
+    assert rounded.values() != exact.values()
+
+
 def test_gradients_reach_the_text_encoder_through_the_loss():
     network, config = micro_network(RULE), short_training()
     batch_terms(network, _batch([0, 1], 1, 2), config).weighted(config.loss_weights).backward()
@@ -197,15 +208,14 @@ def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
     return trained
 
 
-@pytest.mark.parametrize("stop", [1, 4])
-def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, monkeypatch, whole, stop):
+def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patched:
-        _stop_at(patched, stop)
+        _stop_at(patched, 3)
         with pytest.raises(_Killed):
             _train(short_training(snapshot_every_s=0), tmp_path)
     trained = _stop_at(monkeypatch, None)
     assert _results(*_train(short_training(), tmp_path)) == whole
-    assert trained == list(range(stop, 5))
+    assert trained == [3, 4]
 
 
 def test_a_run_repeats_only_what_came_after_its_last_snapshot(tmp_path, monkeypatch, whole):
@@ -218,13 +228,6 @@ def test_a_run_repeats_only_what_came_after_its_last_snapshot(tmp_path, monkeypa
     trained = _stop_at(monkeypatch, None)
     assert _results(*_train(short_training(), tmp_path)) == whole
     assert trained == [2, 3, 4]
-
-
-def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch, whole):
-    _train(short_training(), tmp_path)
-    monkeypatch.setattr(loop, "batch_terms", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(loop, "validate", lambda *_: pytest.fail("validated again"))
-    assert _results(*_train(short_training(), tmp_path)) == whole
 
 
 def test_it_learns(tmp_path):
