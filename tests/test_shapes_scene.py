@@ -11,13 +11,14 @@ from promptseg.datasets.shapes.scene import (
     Layout,
     SceneObject,
     make_masks,
+    sample_count,
     sample_layout,
 )
 
 
 def layouts(count: int, seed: int = 0) -> list[Layout]:
     rng = np.random.default_rng(seed)
-    drawn = (sample_layout(rng, 2, 6) for _ in range(count))
+    drawn = (sample_layout(rng, sample_count(rng, 2, 6)) for _ in range(count))
     return [layout for layout in drawn if layout]
 
 
@@ -115,3 +116,10 @@ def test_objects_overlap_in_a_good_part_of_the_scenes():
     masks = [made for layout in layouts(100) if (made := make_masks(layout))]
     overlapping = sum(bool(made.hidden.any()) for made in masks)
     assert 0.1 * len(masks) < overlapping < 0.7 * len(masks)
+
+
+def test_crowded_scenes_are_more_common_and_every_count_occurs():
+    rng = np.random.default_rng(5)
+    counts = np.bincount([sample_count(rng, 2, 6) for _ in range(3000)], minlength=7)[2:]
+    assert (np.diff(counts) > 0).all()
+    assert counts[0] > 100

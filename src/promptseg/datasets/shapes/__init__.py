@@ -22,7 +22,7 @@ from promptseg.datasets.records import SPLITS, PhraseKind, Picture, Rle, Sample,
 from promptseg.datasets.shapes.facts import Seen, see
 from promptseg.datasets.shapes.phrases import has_distractor, make_phrases
 from promptseg.datasets.shapes.render import render
-from promptseg.datasets.shapes.scene import Layout, make_masks, sample_layout
+from promptseg.datasets.shapes.scene import Layout, make_masks, sample_count, sample_layout
 from promptseg.files import atomic_path
 from promptseg.params import ShapesConfig
 
@@ -60,14 +60,15 @@ def render_scene(split: Split, index: int, config: ShapesConfig) -> RenderedScen
     their colour or their shape and an unambiguous phrase of every kind.
     """
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, SPLITS.index(split), index]))
+    count = sample_count(rng, config.objects_min, config.objects_max)
     for _ in range(LAYOUT_ATTEMPTS):
-        layout = sample_layout(rng, config.objects_min, config.objects_max)
+        layout = sample_layout(rng, count)
         masks = make_masks(layout) if layout else None
         if layout is None or masks is None:
             continue
         frame, seen = see(layout, masks)
         targets: list[Target] = []
-        wanted = min(config.targets_per_scene, len(seen))
+        wanted = min(config.targets_per_scene, count)
         for item in (seen[i] for i in rng.permutation(len(seen))):
             if item.area_px >= SMALLEST_TARGET_PX and has_distractor(item, seen) and len(targets) < wanted:
                 phrases = make_phrases(item, seen, frame, rng)

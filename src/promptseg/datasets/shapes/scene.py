@@ -63,10 +63,19 @@ class Masks:
     hidden: NDArray[np.int64]
 
 
-def sample_layout(rng: np.random.Generator, objects_min: int, objects_max: int) -> Layout | None:
-    """Draw a picture size and between `objects_min` and `objects_max` objects; None when they did not fit."""
+def sample_count(rng: np.random.Generator, objects_min: int, objects_max: int) -> int:
+    """Draw a scene's number of objects, its odds growing with the number of distractors.
+
+    Where there are two objects, a guess is right half of the time, and the phrase need not be read.
+    """
+    counts = np.arange(objects_min, objects_max + 1)
+    return int(rng.choice(counts, p=(counts - 1) / (counts - 1).sum()))
+
+
+def sample_layout(rng: np.random.Generator, count: int) -> Layout | None:
+    """Draw a picture size and `count` objects; None when they did not fit."""
     height, width = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
-    looks = _sample_looks(rng, int(rng.integers(objects_min, objects_max + 1)))
+    looks = _sample_looks(rng, count)
     objects: list[SceneObject] = []
     for shape, colour, size in looks:
         placed = _place(rng, (shape, colour, size), objects, height, width)

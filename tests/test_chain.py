@@ -1,0 +1,144 @@
+"""The whole graph in a copy of the project: eight stages, nothing twice, and back to an earlier size for free."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from promptseg.checkpoint import load_checkpoint
+from promptseg.datasets.records import read_samples
+from promptseg.deploy.contract import IMAGE_INPUT
+from promptseg.deploy.hub import CompiledGraph
+from promptseg.deploy.qnn_tools import qnn_available
+from promptseg.predictions import read_predictions
+from promptseg.training.run import CURVE_COLUMNS
+from tests.projects import copy_tracked, edit_yaml
+
+pytestmark = pytest.mark.slow
+
+STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
+SMALL = {
+    "res": 64,
+    "finetune.init": None,
+    "finetune.steps": 2,
+    "finetune.res": [64],
+    "finetune.warmup_steps": 1,
+    "finetune.pictures_per_step": 2,
+    "finetune.phrases_per_picture": 2,
+    "finetune.val_res": 64,
+    "finetune.val_every": 2,
+    "finetune.val_phrases": 4,
+    "export.parity_samples": 1,
+    "hub.samples": 5,
+    "hub.emulator_samples": 0,
+    "hub.cpu_latency_runs": 2,
+    "score.gallery": 1,
+}
+FEW_SCENES = {"train_scenes": 6, "val_scenes": 3, "test_scenes": 3}
+METRICS = ("metrics/export.json", "metrics/latency.json", "metrics/fidelity.json", "metrics/score.json")
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    """Run dvc with this interpreter's `python` first on the path; return what it says."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def repro(project: Path) -> list[str]:
+    """Run `dvc repro`; return the names of the stages that ran, in order."""
+    return re.findall(r"^Running stage '([\w-]+)':", dvc(project, "repro"), re.MULTILINE)
+
+
+def metric(project: Path, name: str) -> dict[str, Any]:
+    return json.loads((project / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A project after its first `dvc repro`, and the stages that ran."""
+    project = copy_tracked(tmp_path_factory.mktemp("chain") / "project")
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    (project / "dvc.lock").unlink(missing_ok=True)
+    (project / "weights").mkdir(exist_ok=True)  # a dependency, though this run starts from nothing
+    edit_yaml(project / "params.yaml", SMALL)
+    edit_yaml(project / "configs/data/shapes.yaml", FEW_SCENES)
+    return project, repro(project)
+
+
+def test_all_stages_run(chain: tuple[Path, list[str]]) -> None:
+    project, ran = chain
+    assert sorted(ran) == sorted(STAGES)
+    assert not list(project.rglob("*.part"))
+
+
+def test_each_artefact_is_what_it_says(chain: tuple[Path, list[str]]) -> None:
+    project, _ = chain
+    samples = read_samples(project / "data/samples.jsonl")
+    assert np.load(project / "data/tokens.npy").shape == (len(samples), 2, 77)
+    _, provenance = load_checkpoint(project / "models/finetuned.safetensors")
+    assert (provenance.model, provenance.init_sha256, provenance.params["steps"]) == ("nano", None, 2)
+    with (project / "metrics/train.csv").open() as stream:
+        curve = list(csv.DictReader(stream))
+    assert tuple(curve[0]) == CURVE_COLUMNS
+    assert curve[-1]["step"] == "2"
+    assert onnx.load(project / "models/model.onnx").graph.input[0].name == IMAGE_INPUT.name
+    assert CompiledGraph.read(project / "models/compiled").placed_on_npu == qnn_available()
+    predictions = read_predictions(project / "data/predictions.jsonl")
+    assert len(predictions) == SMALL["hub.samples"]
+    assert set(predictions) <= {sample.sample_id for sample in samples if sample.split == "val"}
+    page = (project / "metrics/report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert (project / "metrics/gallery.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+
+
+def test_metrics_hold_what_is_promised(chain: tuple[Path, list[str]]) -> None:
+    project, _ = chain
+    export, latency = metric(project, "export"), metric(project, "latency")
+    score, fidelity = metric(project, "score"), metric(project, "fidelity")
+    assert {"differing_pixels", "model_mb", "gflops", "ops", "nodes", "parameters"} <= set(export)
+    assert (export["res"], export["parity_samples"]) == (64, 1)
+    assert {"latency_ms_estimated", "latency_ms_measured", "spill_mb", "ops_without_cost", "ddr_read_mb"} <= set(
+        latency
+    )
+    assert latency["host"]["latency_ms_cpu"] > 0
+    assert latency["host"]["runs"] == 2
+    if qnn_available():
+        assert latency["placed_on_npu"]
+        assert 0 < latency["latency_ms_estimated_low"] <= latency["latency_ms_estimated_high"]
+    assert latency["latency_ms_measured"] is None
+    assert fidelity == {"samples": 0, "mask_agreement": None}
+    assert {"miou", "miou_canvas", "ciou", "p_at_50", "p_at_90", "miou_small", "miou_keyword"} <= set(score)
+    assert {"baseline_everything", "baseline_largest_object", "baseline_random_object"} <= set(score)
+    assert score["phrases"] == SMALL["hub.samples"]
+    shown = json.loads(dvc(project, "metrics", "show", "--json"))[""]["data"]
+    assert set(shown) == set(METRICS)
+
+
+def test_a_second_repro_runs_nothing(chain: tuple[Path, list[str]]) -> None:
+    assert repro(chain[0]) == []
+
+
+def test_another_size_runs_what_follows_and_going_back_runs_nothing(chain: tuple[Path, list[str]]) -> None:
+    project, _ = chain
+    before = {name: (project / name).read_bytes() for name in METRICS}
+    graph = (project / "models/model.onnx").read_bytes()
+    edit_yaml(project / "params.yaml", {"res": 96})
+    assert sorted(repro(project)) == sorted(STAGES[3:])
+    assert metric(project, "export")["res"] == 96
+    assert (project / "models/model.onnx").read_bytes() != graph
+    edit_yaml(project / "params.yaml", {"res": 64})
+    assert repro(project) == []
+    assert {name: (project / name).read_bytes() for name in METRICS} == before
+    assert (project / "models/model.onnx").read_bytes() == graph
