@@ -46,19 +46,30 @@ FEW_SCENES = {"train_scenes": 6, "val_scenes": 3, "test_scenes": 3}
 METRICS = ("metrics/export.json", "metrics/latency.json", "metrics/fidelity.json", "metrics/score.json")
 
 
-def dvc(project: Path, *arguments: str) -> str:
-    """Run dvc with this interpreter's `python` first on the path; return what it says."""
+def run_dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run dvc with this interpreter's `python` first on the path."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    """Run dvc, which must succeed; return what it says."""
+    done = run_dvc(project, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def repro(project: Path) -> list[str]:
-    """Run `dvc repro`; return the names of the stages that ran, in order."""
-    return re.findall(r"^Running stage '([\w-]+)':", dvc(project, "repro"), re.MULTILINE)
+def stages_run(project: Path, *arguments: str) -> list[str]:
+    """Run `dvc repro` or `dvc exp run`; return the names of the stages that ran, in order."""
+    return re.findall(r"^Running stage '([\w-]+)':", dvc(project, *arguments), re.MULTILINE)
+
+
+def git(project: Path, *arguments: str) -> None:
+    """Run git as somebody, whatever this machine knows of its user."""
+    somebody = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    subprocess.run(["git", *somebody, *arguments], cwd=project, check=True, capture_output=True)
 
 
 def metric(project: Path, name: str) -> dict[str, Any]:
@@ -67,14 +78,17 @@ def metric(project: Path, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A project after its first `dvc repro`, and the stages that ran."""
+    """A project after its first `dvc repro`, committed, and the stages that ran."""
     project = copy_tracked(tmp_path_factory.mktemp("chain") / "project")
-    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    git(project, "init", "-q")
     (project / "dvc.lock").unlink(missing_ok=True)
     (project / "weights").mkdir(exist_ok=True)  # a dependency, though this run starts from nothing
     edit_yaml(project / "params.yaml", SMALL)
     edit_yaml(project / "configs/data/shapes.yaml", FEW_SCENES)
-    return project, repro(project)
+    ran = stages_run(project, "repro")
+    git(project, "add", "--all")
+    git(project, "commit", "--message", "first run")
+    return project, ran
 
 
 def test_all_stages_run(chain: tuple[Path, list[str]]) -> None:
@@ -126,19 +140,37 @@ def test_metrics_hold_what_is_promised(chain: tuple[Path, list[str]]) -> None:
     assert set(shown) == set(METRICS)
 
 
-def test_a_second_repro_runs_nothing(chain: tuple[Path, list[str]]) -> None:
-    assert repro(chain[0]) == []
-
-
-def test_another_size_runs_what_follows_and_going_back_runs_nothing(chain: tuple[Path, list[str]]) -> None:
+def test_artefacts_stay_out_of_git(chain: tuple[Path, list[str]]) -> None:
+    """DVC writes the lines of .gitignore that keep what it caches out of git; metrics and plots are git's."""
     project, _ = chain
-    before = {name: (project / name).read_bytes() for name in METRICS}
-    graph = (project / "models/model.onnx").read_bytes()
-    edit_yaml(project / "params.yaml", {"res": 96})
-    assert sorted(repro(project)) == sorted(STAGES[3:])
+    listed = subprocess.run(["git", "ls-files"], cwd=project, capture_output=True, text=True, check=True).stdout.split()
+    made = {name for name in listed if name.startswith(("data/", "models/", "metrics/", ".cache/", ".dvc/"))}
+    assert {name for name in made if not name.endswith(".gitignore")} == {
+        *METRICS, "metrics/train.csv", "metrics/tradeoff.csv", "metrics/gallery.jpg", ".dvc/config"
+    }  # fmt: skip
+
+
+def test_a_second_repro_runs_nothing(chain: tuple[Path, list[str]]) -> None:
+    assert stages_run(chain[0], "repro") == []
+
+
+def test_an_experiment_runs_what_follows_from_res_and_going_back_runs_nothing(chain: tuple[Path, list[str]]) -> None:
+    project, _ = chain
+    before = {name: (project / name).read_bytes() for name in (*METRICS, "models/model.onnx")}
+    assert sorted(stages_run(project, "exp", "run", "-S", "res=96")) == sorted(STAGES[3:])
     assert metric(project, "export")["res"] == 96
-    assert (project / "models/model.onnx").read_bytes() != graph
-    edit_yaml(project / "params.yaml", {"res": 64})
-    assert repro(project) == []
-    assert {name: (project / name).read_bytes() for name in METRICS} == before
-    assert (project / "models/model.onnx").read_bytes() == graph
+    changed = json.loads(dvc(project, "metrics", "diff", "--json"))
+    assert changed["metrics/export.json"]["res"] == {"old": 64, "new": 96, "diff": 32}
+    assert "metrics/latency.json" in changed
+    assert stages_run(project, "exp", "run", "-S", "res=64") == []
+    assert {name: (project / name).read_bytes() for name in before} == before
+
+
+def test_a_mistaken_experiment_says_so_and_loses_nothing(chain: tuple[Path, list[str]]) -> None:
+    project, _ = chain
+    before = {name: (project / name).read_bytes() for name in (*METRICS, "models/model.onnx")}
+    done = run_dvc(project, "exp", "run", "-S", "res=abc")
+    assert done.returncode != 0
+    assert "error: res: got 'abc', wanted a whole number" in done.stderr
+    assert stages_run(project, "exp", "run", "-S", "res=64") == []
+    assert {name: (project / name).read_bytes() for name in before} == before
