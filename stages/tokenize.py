@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from promptseg.datasets.records import read_samples
-from promptseg.files import atomic_path
+from promptseg.datasets.tokens import write_tokens
 from promptseg.params import read_params
 from promptseg.tokenizer import ClipTokenizer
 from stages import ROOT
@@ -15,9 +13,7 @@ from stages.command import run_stage
 def tokenize(samples: Path, tokens: Path) -> None:
     """See the module."""
     read_params(ROOT)
-    encoded = ClipTokenizer().encode_all([sample.phrase for sample in read_samples(samples)])
-    with atomic_path(tokens) as temporary, temporary.open("wb") as stream:
-        np.save(stream, encoded, allow_pickle=False)
+    write_tokens(tokens, ClipTokenizer().encode_all([sample.phrase for sample in read_samples(samples)]))
 
 
 if __name__ == "__main__":

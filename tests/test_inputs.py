@@ -132,7 +132,7 @@ def test_a_split_without_samples_is_refused(folder: Path) -> None:
 
 def test_tokens_of_other_samples_are_refused(folder: Path) -> None:
     np.save(folder / "tokens.npy", np.zeros((7, 2, 77), np.int32))
-    with pytest.raises(ValueError, match=r"tokens\.npy: got 7 rows for 15 samples; run `dvc repro`"):
+    with pytest.raises(ValueError, match=r"tokens\.npy: got 7 rows for 15 samples; run `dvc repro tokenize`"):
         inputs(folder)
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from networks import micro_network, random_phrases, random_pictures
+from torch import Tensor
 from torch.nn import functional as F
 from trainings import short_training, train_and_val
 
@@ -76,7 +78,26 @@ def _oracle_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> li
                 if objects[place] == own:
                     contrasts.append(-similarity[row].log_softmax(0)[query])
         layers.append([torch.stack(each).mean().item() for each in (bces, dices, contrasts)])
-    return torch.tensor(layers).mean(0).tolist()
+    return [*torch.tensor(layers).mean(0).tolist(), _oracle_region(network, batch, phrase)]
+
+
+def _oracle_region(network: XDecoder, batch: Batch, phrase: Tensor) -> float:
+    """Every phrase against every distinct region, pooled cell by cell, on each map."""
+    mask_features, pyramid = network.encode(batch.pictures)
+    per_picture = batch.phrases_per_picture
+    distinct = sorted({(row // per_picture, own) for row, own in enumerate(batch.own.tolist())})
+    losses = []
+    for features in pyramid:
+        regions = []
+        for picture, place in distinct:
+            mask = batch.targets[picture, place].view(mask_features.shape[2:])
+            weights = F.adaptive_avg_pool2d(mask[None], features.shape[2:])[0]
+            total = sum(weights[y, x] * features[picture, :, y, x] for y, x in np.ndindex(*weights.shape))
+            regions.append(network.describe(total / weights.sum()))
+        for row, own in enumerate(batch.own.tolist()):
+            logits = network.similarity(torch.stack(regions)[None], phrase[row][None])[0]
+            losses.append(F.cross_entropy(logits, torch.tensor(distinct.index((row // per_picture, own)))))
+    return torch.stack(losses).mean().item()
 
 
 @pytest.mark.parametrize(
@@ -132,9 +153,9 @@ def test_the_curve_has_a_row_per_step_and_scores_where_they_are_due(whole):
     outcome = whole["outcome"]
     assert [row["step"] for row in outcome.curve] == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in outcome.curve if row.get("val_miou") is not None] == [0, 2, 4, 5]
-    assert all({"loss", "mask_bce", "mask_dice", "contrast"} <= row.keys() for row in outcome.curve[1:])
+    assert all({"loss", "mask_bce", "mask_dice", "contrast", "region"} <= row.keys() for row in outcome.curve[1:])
     for row in outcome.curve[1:]:
-        expected = 5 * row["mask_bce"] + 5 * row["mask_dice"] + 2 * row["contrast"]
+        expected = 5 * row["mask_bce"] + 5 * row["mask_dice"] + 2 * row["contrast"] + 2 * row["region"]
         assert row["loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -164,7 +185,7 @@ def test_no_steps_leave_the_network_as_it_was(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_terms(tmp_path, monkeypatch, value):
     def broken(network: XDecoder, batch: Batch, config: FinetuneConfig) -> LossTerms:
         terms = batch_terms(network, batch, config)
-        return LossTerms(terms.mask_bce, terms.mask_dice * value, terms.contrast)
+        return LossTerms(terms.mask_bce, terms.mask_dice * value, terms.contrast, terms.region)
 
     monkeypatch.setattr(loop, "batch_terms", broken)
     with pytest.raises(

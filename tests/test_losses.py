@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from promptseg.params import LossWeights
-from promptseg.training.losses import LossTerms, pairwise_mask_terms
+from promptseg.training.losses import LossTerms, pairwise_mask_terms, pool_regions, region_contrast
 
-TERMS = LossTerms(torch.tensor(1.0), torch.tensor(0.5), torch.tensor(0.25))
+TERMS = LossTerms(torch.tensor(1.0), torch.tensor(0.5), torch.tensor(0.25), torch.tensor(0.125))
 
 
 def test_equals_a_loop_over_pairs_and_pixels():
@@ -49,9 +49,39 @@ def test_extreme_logits_and_empty_targets_stay_finite(scale):
 
 
 def test_weights_meet_the_terms_of_their_names():
-    assert TERMS.weighted(LossWeights(mask_bce=2.0, mask_dice=10.0, contrast=100.0)).item() == 2 + 5 + 25
-    assert TERMS.weighted(LossWeights(mask_bce=0.0, mask_dice=0.0, contrast=4.0)).item() == 1
+    weights = LossWeights(mask_bce=2.0, mask_dice=10.0, contrast=100.0, region=8.0)
+    assert TERMS.weighted(weights).item() == 2 + 5 + 25 + 1
+    assert TERMS.weighted(LossWeights(mask_bce=0.0, mask_dice=0.0, contrast=4.0, region=0.0)).item() == 1
 
 
 def test_values_are_numbers_by_name():
-    assert TERMS.values() == {"mask_bce": 1.0, "mask_dice": 0.5, "contrast": 0.25}
+    assert TERMS.values() == {"mask_bce": 1.0, "mask_dice": 0.5, "contrast": 0.25, "region": 0.125}
+
+
+def test_pooling_equals_a_mean_over_the_masks_own_pixels():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(2, 3, 4, 6, generator=generator)
+    masks = (torch.rand(2, 5, 4, 6, generator=generator) > 0.6).float()
+    pooled = pool_regions(features, masks)
+    for picture in range(2):
+        for mask in range(5):
+            inside = masks[picture, mask].bool()
+            assert torch.allclose(pooled[picture, mask], features[picture][:, inside].mean(1), atol=1e-5)
+
+
+def test_a_mask_of_one_fine_cell_pools_the_coarse_cell_that_it_touches():
+    features = torch.arange(4.0).view(1, 1, 2, 2)
+    masks = torch.zeros(1, 1, 8, 8)
+    masks[0, 0, 6, 1] = 1
+    assert pool_regions(features, masks).item() == 2
+
+
+def test_an_empty_mask_pools_to_zero_and_not_to_nan():
+    assert pool_regions(torch.ones(1, 3, 2, 2), torch.zeros(1, 1, 4, 4)).tolist() == [[[0, 0, 0]]]
+
+
+def test_regions_compete_with_those_of_the_whole_batch_and_repetitions_are_left_out():
+    logits = torch.tensor([[2.0, 0.0, -1.0, 5.0], [0.5, 1.0, 3.0, 9.0]])
+    own, real = torch.tensor([0, 2]), torch.tensor([True, True, True, False])
+    expected = -(logits[0, :3].log_softmax(0)[0] + logits[1, :3].log_softmax(0)[2]) / 2
+    assert torch.allclose(region_contrast(logits, own, real), expected)

@@ -93,7 +93,7 @@ def test_the_cost_equals_a_loop():
     generator = torch.Generator().manual_seed(0)
     bce, dice = torch.rand(2, 2, 4, 3, generator=generator)
     similarity, own = torch.randn(2, 4, generator=generator), torch.tensor([2, 0])
-    cost = matching_cost(bce, dice, similarity, own, LossWeights(mask_bce=2.0, mask_dice=3.0, contrast=5.0))
+    cost = matching_cost(bce, dice, similarity, own, LossWeights(mask_bce=2.0, mask_dice=3.0, contrast=5.0, region=0.0))
     for row, query, target in itertools.product(range(2), range(4), range(3)):
         share = (similarity[row, query].exp() / similarity[row].exp().sum()).item()
         text = 5 * (1 - share) if target == own[row] else 0
@@ -103,5 +103,6 @@ def test_the_cost_equals_a_loop():
 
 def test_no_gradient_passes():
     bce = torch.rand(1, 3, 2, requires_grad=True)
-    cost = matching_cost(bce, bce, torch.rand(1, 3, requires_grad=True), torch.tensor([1]), LossWeights(1.0, 1.0, 1.0))
+    similarity = torch.rand(1, 3, requires_grad=True)
+    cost = matching_cost(bce, bce, similarity, torch.tensor([1]), LossWeights(1.0, 1.0, 1.0, 1.0))
     assert not cost.requires_grad

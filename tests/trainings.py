@@ -28,7 +28,7 @@ _CONFIG = FinetuneConfig(
     weight_decay=0.05,
     warmup_steps=2,
     clip_norm=1.0,
-    loss_weights=LossWeights(mask_bce=5.0, mask_dice=5.0, contrast=2.0),
+    loss_weights=LossWeights(mask_bce=5.0, mask_dice=5.0, contrast=2.0, region=2.0),
     val_res=64,
     val_every=2,
     val_phrases=6,

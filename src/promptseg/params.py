@@ -24,6 +24,7 @@ class LossWeights:
     mask_bce: float
     mask_dice: float
     contrast: float
+    region: float
 
     def __post_init__(self) -> None:
         for field in fields(self):

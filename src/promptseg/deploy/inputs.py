@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import Sample, Split, read_samples
+from promptseg.datasets.tokens import read_tokens
 from promptseg.deploy.hub import HubInput
 from promptseg.preprocess import picture_to_canvas, read_picture
 
@@ -20,9 +20,7 @@ class GraphInputs:
 
     def __init__(self, images: Path, samples: Path, tokens: Path, split: Split, limit: int | None) -> None:
         everything = read_samples(samples)
-        self._tokens = _read_tokens(tokens)
-        if len(self._tokens) != len(everything):
-            raise ValueError(f"{tokens}: got {len(self._tokens)} rows for {len(everything)} samples; run `dvc repro`")
+        self._tokens = read_tokens(tokens, len(everything))
         rows = [row for row, sample in enumerate(everything) if sample.split == split]
         if not rows:
             raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another one for hub.split")
@@ -42,11 +40,3 @@ class GraphInputs:
                 picture = read_picture(self._archives.read(sample.image), sample.image)
                 canvas, drawn = picture_to_canvas(picture)[None].astype(np.float32), sample.image
             yield HubInput(sample.sample_id, canvas, self._tokens[row][:, None])
-
-
-def _read_tokens(path: Path) -> NDArray[np.int32]:
-    try:
-        with path.open("rb") as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: got no array of tokens ({error}); run `dvc repro tokenize`") from error

@@ -10,7 +10,7 @@ from promptseg.report.page import Report, render_report
 from promptseg.report.pictures import draw_examples, gallery_sheet
 from promptseg.scoring import Scores
 
-CURVE_PANELS = (("loss",), ("mask_bce", "mask_dice", "contrast"), ("val_miou",))
+CURVE_PANELS = (("loss",), ("mask_bce", "mask_dice", "contrast", "region"), ("val_miou",))
 
 
 def build_report(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import Sample, Split, read_samples
+from promptseg.datasets.tokens import read_tokens
 from promptseg.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.xdecoder.model import MASK_STRIDE, resize_canvas
 
@@ -50,11 +51,7 @@ class GroundingData:
         self, images: Path, samples: Path, tokens: Path, split: Split, sizes: Sequence[int], cache_bytes: int
     ) -> None:
         everything = read_samples(samples)
-        token_ids = np.load(tokens, allow_pickle=False)
-        if len(token_ids) != len(everything):
-            raise ValueError(
-                f"{tokens}: got {len(token_ids)} rows for {len(everything)} samples; run `dvc repro tokenize`"
-            )
+        token_ids = read_tokens(tokens, len(everything))
         rows = [row for row, sample in enumerate(everything) if sample.split == split]
         if not rows:
             raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another data set or its limits")

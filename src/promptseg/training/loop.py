@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from promptseg.params import FinetuneConfig
 from promptseg.training.data import Batch, GroundingData
-from promptseg.training.losses import LossTerms, pairwise_mask_terms
+from promptseg.training.losses import LossTerms, pairwise_mask_terms, pool_regions, region_contrast
 from promptseg.training.matcher import assign, matching_cost
 from promptseg.training.schedule import draw, learning_rate
 from promptseg.training.snapshots import Snapshots
@@ -78,7 +78,9 @@ def finetune(
 def batch_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> LossTerms:
     """Terms of a batch, averaged over matched pairs or rows, and over the decoder's layers, each matched anew."""
     per_picture = batch.phrases_per_picture
-    groundings, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
+    mask_features, pyramid = network.encode(batch.pictures)
+    phrase = network.text_encoder(batch.token_ids)
+    groundings = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
     targets = batch.targets.repeat_interleave(per_picture, dim=0)  # (P * K, K, N): a row knows its picture's masks
     places = torch.arange(per_picture, device=targets.device)
     is_first = batch.own.view(-1, per_picture) == places  # (P, K): of equal masks only the first is matched
@@ -93,7 +95,20 @@ def batch_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> Loss
         layers.append(
             torch.stack([bce.gather(1, pairs)[:, 0][real].mean(), dice.gather(1, pairs)[:, 0][real].mean(), contrast])
         )
-    return LossTerms(*torch.stack(layers).mean(0))
+    masks = batch.targets.unflatten(2, mask_features.shape[2:])
+    first_of_picture = torch.arange(len(is_first), device=targets.device).repeat_interleave(per_picture) * per_picture
+    regions = [network.describe(pool_regions(features.float(), masks)).flatten(0, 1) for features in pyramid]
+    region = torch.stack(
+        [
+            region_contrast(
+                network.similarity(x.expand(len(phrase), -1, -1), phrase),
+                first_of_picture + batch.own,
+                is_first.flatten(),
+            )
+            for x in regions
+        ]
+    )
+    return LossTerms(*torch.stack(layers).mean(0), region.mean())
 
 
 def _first_state(network: XDecoder, val: GroundingData, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:

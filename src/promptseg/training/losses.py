@@ -1,7 +1,8 @@
 """Named, unweighted loss terms between the phrases of pictures and the queries that are matched to them.
 
 Sources: binary cross-entropy and dice on masks as in Cheng et al., "Masked-attention Mask Transformer" (2022); the
-contrast is a cross-entropy over a picture's queries, as in Zou et al., "Generalized Decoding" (2023).
+contrast is a cross-entropy over a picture's queries, as in Zou et al., "Generalized Decoding" (2023); the region term
+is the contrastive objective of CLIP (Radford et al., 2021) between phrases and mask-pooled features.
 """
 
 from dataclasses import dataclass, fields
@@ -17,12 +18,14 @@ from promptseg.params import LossWeights
 class LossTerms:
     """Scalars >= 0; 0 is perfect.
 
-    mask_bce, mask_dice: the masks of all matched queries; contrast: telling the phrase's own query from the others.
+    mask_bce, mask_dice: the masks of all matched queries; contrast: telling the phrase's own query from the others;
+    region: telling the features under the phrase's own mask from those under all masks of the batch.
     """
 
     mask_bce: Tensor
     mask_dice: Tensor
     contrast: Tensor
+    region: Tensor
 
     def weighted(self, weights: LossWeights) -> Tensor:
         """Sum of the terms times their weights."""
@@ -44,3 +47,21 @@ def pairwise_mask_terms(mask_logits: Tensor, targets: Tensor) -> tuple[Tensor, T
     overlap = probability @ targets.transpose(1, 2)
     dice = 1 - (2 * overlap + 1) / (probability.sum(2, keepdim=True) + targets.sum(2).unsqueeze(1) + 1)
     return bce, dice
+
+
+def pool_regions(features: Tensor, masks: Tensor) -> Tensor:
+    """Mean feature under each mask: features [P, C, h, w], masks [P, K, H, W] in 0..1 -> [P, K, C].
+
+    Masks are averaged down to the features' cells, so that the smallest still weighs on the cells that it touches.
+    """
+    weights = F.adaptive_avg_pool2d(masks, features.shape[-2:]).flatten(2)
+    return weights @ features.flatten(2).transpose(1, 2) / weights.sum(2, keepdim=True).clamp_min(1e-6)
+
+
+def region_contrast(logits: Tensor, own: Tensor, real: Tensor) -> Tensor:
+    """Cross-entropy of each phrase over the regions of the whole batch: scalar.
+
+    logits [B, P * K]: phrases against regions; own int64 [B]: each phrase's region; real bool [P * K]: False for the
+    repetitions of a region, which are left out.
+    """
+    return F.cross_entropy(logits.masked_fill(~real, -torch.inf), own)

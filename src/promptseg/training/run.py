@@ -13,7 +13,7 @@ from promptseg.training.start import initial_network
 from promptseg.xdecoder.model import XDecoder
 
 CODE = Path(__file__).resolve().parent.parent  # a snapshot made by other code is not resumed
-CURVE_COLUMNS = ("step", "loss", "mask_bce", "mask_dice", "contrast", "val_miou")
+CURVE_COLUMNS = ("step", "loss", "mask_bce", "mask_dice", "contrast", "region", "val_miou")
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,18 @@ class XDecoder(nn.Module):
         Returns the groundings (of the last layer, or of the bare queries and every layer) and the phrase embeddings
         float [B, C].
         """
-        mask_features, pyramid = self.pixel_decoder(self.backbone((picture - self.mean) / self.std))
+        mask_features, pyramid = self.encode(picture)
         phrase = self.text_encoder(token_ids)
         return self.mask_decoder(mask_features, pyramid, phrase, every_layer), phrase
+
+    def encode(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Picture as in `forward` -> mask features [P, M, h, w] at stride 4 and maps [P, C, ., .] at 32, 16, 8."""
+        mask_features, pyramid = self.pixel_decoder(self.backbone((picture - self.mean) / self.std))
+        return mask_features, pyramid
+
+    def describe(self, features: Tensor) -> Tensor:
+        """Project features [..., C], of queries before their norm or of map regions, to where phrases live."""
+        return self.mask_decoder.norm(features) @ self.mask_decoder.class_projection
 
     def similarity(self, query_embedding: Tensor, phrase: Tensor) -> Tensor:
         """Cosine between queries [B, Q, C] and phrases [B, C], times the learnt temperature -> [B, Q]."""
