@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from trainings import short_training, train_and_val
 
-from promptseg.params import FinetuneConfig
+from promptseg.params import FinetuneConfig, LossWeights
 from promptseg.training import loop
 from promptseg.training.data import Batch
-from promptseg.training.loop import Outcome, batch_terms, finetune
+from promptseg.training.loop import Outcome, finetune
 from promptseg.training.losses import LossTerms, pairwise_mask_terms
 from promptseg.training.snapshots import Snapshots
+from promptseg.training.terms import batch_terms
 from promptseg.xdecoder.mask_decoder import MaskAttention
 from promptseg.xdecoder.model import XDecoder
 
@@ -107,7 +108,7 @@ def test_terms_equal_the_oracles(own, pictures):
     network, config = micro_network(RULE), short_training()
     batch = _batch(own, pictures, len(own) // pictures)
     with torch.no_grad():
-        terms = batch_terms(network, batch, config)
+        terms = batch_terms(network, batch, config.loss_weights)
         expected = _oracle_terms(network, batch, config)
     assert list(terms.values().values()) == pytest.approx(expected, abs=1e-4)
 
@@ -115,9 +116,9 @@ def test_terms_equal_the_oracles(own, pictures):
 def test_bfloat16_gives_nearly_the_same_terms():
     network, config, batch = micro_network(RULE), short_training(), _batch([0, 1, 2], 1, 3)
     with torch.no_grad():
-        exact = batch_terms(network, batch, config)
+        exact = batch_terms(network, batch, config.loss_weights)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = batch_terms(network, batch, config)
+            rounded = batch_terms(network, batch, config.loss_weights)
     assert rounded.mask_bce.dtype == torch.float32
     assert list(rounded.values().values()) == pytest.approx(list(exact.values().values()), rel=0.03)
     assert rounded.values() != exact.values()
@@ -125,7 +126,7 @@ def test_bfloat16_gives_nearly_the_same_terms():
 
 def test_gradients_reach_the_text_encoder_through_the_loss():
     network, config = micro_network(RULE), short_training()
-    batch_terms(network, _batch([0, 1], 1, 2), config).weighted(config.loss_weights).backward()
+    batch_terms(network, _batch([0, 1], 1, 2), config.loss_weights).weighted(config.loss_weights).backward()
     gradient = network.text_encoder.token_embedding.weight.grad
     assert gradient is not None
     assert gradient[random_phrases(2)[0, 0]].abs().sum() > 0
@@ -183,8 +184,8 @@ def test_no_steps_leave_the_network_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_terms(tmp_path, monkeypatch, value):
-    def broken(network: XDecoder, batch: Batch, config: FinetuneConfig) -> LossTerms:
-        terms = batch_terms(network, batch, config)
+    def broken(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTerms:
+        terms = batch_terms(network, batch, weights)
         return LossTerms(terms.mask_bce, terms.mask_dice * value, terms.contrast, terms.region)
 
     monkeypatch.setattr(loop, "batch_terms", broken)
@@ -296,6 +297,6 @@ def test_cross_entropy_is_over_a_pictures_queries():
     batch = _batch([0], 1, 1)
     with torch.no_grad():
         groundings, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
-        contrast = batch_terms(network, batch, config).contrast.item()
+        contrast = batch_terms(network, batch, config.loss_weights).contrast.item()
         least = [F.log_softmax(network.similarity(g.query_embedding, phrase), dim=1) for g in groundings]
     assert min(-each.max() for each in least) <= contrast <= max(-each.min() for each in least)

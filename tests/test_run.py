@@ -17,9 +17,10 @@ from promptseg.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from promptseg.files import sha256_of
 from promptseg.params import FinetuneConfig
 from promptseg.training import loop, run
-from promptseg.training.loop import Outcome, batch_terms
+from promptseg.training.loop import Outcome
 from promptseg.training.run import CURVE_COLUMNS, Run, run_finetune, write_curve
 from promptseg.training.start import BUILDERS
+from promptseg.training.terms import batch_terms
 from promptseg.xdecoder.mask_decoder import MaskAttention
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,15 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from promptseg.params import FinetuneConfig
-from promptseg.training.data import Batch, GroundingData
-from promptseg.training.losses import LossTerms, pairwise_mask_terms, pool_regions, region_contrast
-from promptseg.training.matcher import assign, matching_cost
+from promptseg.training.data import GroundingData
 from promptseg.training.schedule import draw, learning_rate
 from promptseg.training.snapshots import Snapshots
+from promptseg.training.terms import batch_terms
 from promptseg.training.validation import validate
 from promptseg.xdecoder.model import XDecoder
 
@@ -51,7 +49,7 @@ def finetune(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            terms = batch_terms(network, batch, config)
+            terms = batch_terms(network, batch, config.loss_weights)
         loss = terms.weighted(config.loss_weights)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()} ({terms.values()}); lower learning_rate")
@@ -73,42 +71,6 @@ def finetune(
 
     network.load_state_dict(state["best"])
     return Outcome(state["best_step"], state["best_miou"], state["curve"])
-
-
-def batch_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> LossTerms:
-    """Terms of a batch, averaged over matched pairs or rows, and over the decoder's layers, each matched anew."""
-    per_picture = batch.phrases_per_picture
-    mask_features, pyramid = network.encode(batch.pictures)
-    phrase = network.text_encoder(batch.token_ids)
-    groundings = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
-    targets = batch.targets.repeat_interleave(per_picture, dim=0)  # (P * K, K, N): a row knows its picture's masks
-    places = torch.arange(per_picture, device=targets.device)
-    is_first = batch.own.view(-1, per_picture) == places  # (P, K): of equal masks only the first is matched
-    real = is_first.repeat_interleave(per_picture, dim=0)
-    layers = []
-    for grounding in groundings:
-        similarity = network.similarity(grounding.query_embedding, phrase).float()
-        bce, dice = pairwise_mask_terms(grounding.mask_logits.flatten(2).float(), targets)
-        query = assign(matching_cost(bce, dice, similarity, batch.own, config.loss_weights), real)
-        pairs = query.unsqueeze(1)
-        contrast = F.cross_entropy(similarity, query.gather(1, batch.own.unsqueeze(1)).squeeze(1))
-        layers.append(
-            torch.stack([bce.gather(1, pairs)[:, 0][real].mean(), dice.gather(1, pairs)[:, 0][real].mean(), contrast])
-        )
-    masks = batch.targets.unflatten(2, mask_features.shape[2:])
-    first_of_picture = torch.arange(len(is_first), device=targets.device).repeat_interleave(per_picture) * per_picture
-    regions = [network.describe(pool_regions(features.float(), masks)).flatten(0, 1) for features in pyramid]
-    region = torch.stack(
-        [
-            region_contrast(
-                network.similarity(x.expand(len(phrase), -1, -1), phrase),
-                first_of_picture + batch.own,
-                is_first.flatten(),
-            )
-            for x in regions
-        ]
-    )
-    return LossTerms(*torch.stack(layers).mean(0), region.mean())
 
 
 def _first_state(network: XDecoder, val: GroundingData, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def pool_regions(features: Tensor, masks: Tensor) -> Tensor:
 
     Masks are averaged down to the features' cells, so that the smallest still weighs on the cells that it touches.
     """
-    weights = F.adaptive_avg_pool2d(masks, features.shape[-2:]).flatten(2)
+    weights = F.adaptive_avg_pool2d(masks, (features.shape[2], features.shape[3])).flatten(2)
     return weights @ features.flatten(2).transpose(1, 2) / weights.sum(2, keepdim=True).clamp_min(1e-6)
 
 

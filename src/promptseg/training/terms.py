@@ -1,0 +1,53 @@
+"""The loss terms of one batch: forward, matching, and the means that training descends on."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptseg.params import LossWeights
+from promptseg.training.data import Batch
+from promptseg.training.losses import LossTerms, pairwise_mask_terms, pool_regions, region_contrast
+from promptseg.training.matcher import assign, matching_cost
+from promptseg.xdecoder.mask_decoder import Grounding
+from promptseg.xdecoder.model import XDecoder
+
+
+def batch_terms(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTerms:
+    """Terms of a batch: means over matched pairs or rows, and over the decoder's layers, each matched anew.
+
+    `weights` are those of the matching.
+    """
+    mask_features, pyramid = network.encode(batch.pictures)
+    phrase = network.text_encoder(batch.token_ids)
+    groundings = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
+    places = torch.arange(batch.phrases_per_picture, device=phrase.device)
+    real = batch.own.view(-1, batch.phrases_per_picture) == places  # (P, K): of equal masks only the first counts
+    layers = [_matched(network, grounding, phrase, batch, real, weights) for grounding in groundings]
+    bce, dice, contrast = torch.stack(layers).mean(0)
+    masks = batch.targets.unflatten(2, mask_features.shape[2:])
+    regions = [network.describe(pool_regions(features.float(), masks)) for features in pyramid]
+    region = torch.stack([_told_apart(network, each, phrase, batch.own, real) for each in regions]).mean()
+    return LossTerms(bce, dice, contrast, region)
+
+
+def _matched(
+    network: XDecoder, grounding: Grounding, phrase: Tensor, batch: Batch, real: Tensor, weights: LossWeights
+) -> Tensor:
+    """Binary cross-entropy, dice and contrast after one layer, [3]."""
+    per_picture = batch.phrases_per_picture
+    targets = batch.targets.repeat_interleave(per_picture, dim=0)  # (P * K, K, N): a row knows its picture's masks
+    real = real.repeat_interleave(per_picture, dim=0)
+    similarity = network.similarity(grounding.query_embedding, phrase).float()
+    bce, dice = pairwise_mask_terms(grounding.mask_logits.flatten(2).float(), targets)
+    query = assign(matching_cost(bce, dice, similarity, batch.own, weights), real)  # (P * K, K)
+    contrast = F.cross_entropy(similarity, query.gather(1, batch.own.unsqueeze(1)).squeeze(1))
+    matched_bce, matched_dice = (term.gather(1, query.unsqueeze(1))[:, 0][real].mean() for term in (bce, dice))
+    return torch.stack((matched_bce, matched_dice, contrast))
+
+
+def _told_apart(network: XDecoder, regions: Tensor, phrase: Tensor, own: Tensor, real: Tensor) -> Tensor:
+    """Region contrast of one map: regions [P, K, C], phrase [P * K, C], own [P * K], real [P, K] -> scalar."""
+    pictures, per_picture = real.shape
+    candidates = regions.flatten(0, 1).expand(len(phrase), -1, -1)
+    first_of_picture = torch.arange(pictures, device=own.device).repeat_interleave(per_picture) * per_picture
+    return region_contrast(network.similarity(candidates, phrase).float(), first_of_picture + own, real.flatten())
