@@ -156,7 +156,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         "from pathlib import Path\n"
         "from promptseg.datasets import shapes\n"
         "if __name__ == '__main__':\n"
-        "    config = shapes.ShapesConfig(0, 100000, 1, 1, 2, 6, 1)\n"
+        "    config = shapes.ShapesConfig('shapes', 0, 100000, 1, 1, 2, 6, 1)\n"
         "    shapes._build(config, 2, *(Path(sys.argv[1]) / name for name in 'isp'))\n"
     )
     parent = subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.DEVNULL)
