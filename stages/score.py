@@ -8,6 +8,7 @@ from promptseg.files import read_json, write_bytes, write_json
 from promptseg.params import read_params
 from promptseg.predictions import read_predictions
 from promptseg.report.build import build_report
+from promptseg.report.page import write_report
 from promptseg.scoring import score, tradeoff_row, write_rows, write_tradeoff
 from stages import ROOT
 from stages.command import run_stage
@@ -31,7 +32,7 @@ def score_stage(**paths: Path) -> None:
     write_rows(paths["rows"], scores.rows)
     write_tradeoff(paths["tradeoff"], tradeoff_row(params.res, scores.summary, latency))
     write_bytes(paths["gallery"], sheet)
-    write_bytes(paths["report"], page.encode())
+    write_report(paths["report"], page)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import io
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 from PIL import Image
+from report_samples import HOSTILE, box, noise, png
 
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.preprocess import mask_to_canvas
@@ -14,7 +14,6 @@ from promptseg.report.page import Report, flatten, render_report, write_report
 from promptseg.report.pictures import draw_examples
 from promptseg.scoring import score
 
-HOSTILE = "<script>alert('x')</script> \"$\\frac$ & 红色的圆"
 LATENCY = {
     "latency_ms_estimated": 12.34,
     "latency_ms_estimated_low": 9.5,
@@ -23,22 +22,6 @@ LATENCY = {
     "spill_mb": None,
     "host": {"latency_ms_cpu": 123.4},
 }
-
-
-def png(picture):
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
-    return io.BytesIO(stream.getvalue())
-
-
-def noise(height=90, width=120):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def box(height, width, top, left, side):
-    mask = np.zeros((height, width), bool)
-    mask[top : top + side, left : left + side] = True
-    return mask
 
 
 def world(count=4):

@@ -11,6 +11,7 @@ from PIL import Image
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.preprocess import mask_to_canvas
 from promptseg.report.build import CURVE_PANELS, build_report
+from promptseg.report.page import render_report
 from promptseg.scoring import score
 from promptseg.training.run import CURVE_COLUMNS
 
@@ -34,7 +35,8 @@ def build(curve: Path, each: int = 1, count: int = 5) -> tuple[str, bytes]:
     pictures = [Picture(sample.image, "val", 60, 80, (rle,)) for sample in samples]
     predictions = {f"s{i}": Rle.from_mask(mask_to_canvas(np.roll(truth, 5 * i, axis=1))) for i in range(count)}
     scores = score(samples, pictures, predictions, seed=0)
-    return build_report(scores, samples, predictions, read, each, LATENCY, curve, ORIGIN)
+    report, sheet = build_report(scores, samples, predictions, read, each, LATENCY, curve, ORIGIN)
+    return render_report(report), sheet
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from report_samples import HOSTILE, box, noise, png
 
 from promptseg.datasets.records import Rle, Sample
 from promptseg.preprocess import mask_to_canvas
@@ -20,27 +21,9 @@ from promptseg.report.pictures import (
 )
 from promptseg.scoring import SampleScore
 
-HOSTILE = "<script>alert('x')</script> \"$\\frac$ & 红色的圆"
-
 
 def row(sample_id, iou, image=None):
     return SampleScore(sample_id, image or f"a/{sample_id}", HOSTILE, "short", "small", 1, 2, iou, iou, 0.1, 0.2, 0.3)
-
-
-def png(picture):
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
-    return io.BytesIO(stream.getvalue())
-
-
-def noise(height=90, width=120):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def box(height, width, top, left, side):
-    mask = np.zeros((height, width), bool)
-    mask[top : top + side, left : left + side] = True
-    return mask
 
 
 def test_overlay_hatches_the_prediction_and_outlines_the_truth():

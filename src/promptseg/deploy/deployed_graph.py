@@ -38,8 +38,7 @@ class DeployedGraph(nn.Module):
         """Logits [h, w] at stride 4 of the query that is most like the phrase."""
         network = self.network
         decoder = network.mask_decoder
-        picture = (resize_canvas(image_input, self.res) - network.mean) / network.std
-        mask_features, pyramid = network.pixel_decoder(network.backbone(picture))
+        mask_features, pyramid = network.encode(resize_canvas(image_input, self.res))
         phrase = network.text_encoder(text_input[0])
         state = decoder.refine(mask_features, pyramid, phrase)[-1]  # (1, Q, C)
         similarity = F.normalize(state @ decoder.class_projection, dim=-1) @ phrase.unsqueeze(2)  # (1, Q, 1)

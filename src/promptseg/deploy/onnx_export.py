@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from promptseg.deploy.contract import IMAGE_INPUT, INPUTS, OUTPUTS, PRED_MASK, TEXT_INPUT, mask_of
+from promptseg.deploy.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT
 from promptseg.deploy.deployed_graph import DeployedGraph, plain_mask
 from promptseg.deploy.graph_border import check_border
+from promptseg.deploy.host_cpu import HostSession
 from promptseg.deploy.hub import HubInput
 from promptseg.files import atomic_path
 from promptseg.params import ExportConfig, check_res
@@ -59,7 +59,8 @@ def export_graph(
     with atomic_path(path) as temporary:
         _trace(graph, config.opset, temporary)
         check_border(temporary)
-        shares = [_differing_share(network, res, temporary, sample) for sample in samples]
+        session = HostSession(temporary)
+        shares = [_differing_share(network, res, session, sample) for sample in samples]
         if not max(shares) <= MOST_DIFFERING_PIXELS:
             raise ValueError(
                 f"{path}: up to {max(shares):.2%} of pixels differ from torch, wanted at most "
@@ -113,10 +114,8 @@ def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return image, text
 
 
-def _differing_share(network: XDecoder, res: int, path: Path, sample: HubInput) -> float:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feeds = {IMAGE_INPUT.name: sample.image_input, TEXT_INPUT.name: sample.text_input}
-    from_onnx = mask_of(session.run([PRED_MASK.name], feeds)[0])
+def _differing_share(network: XDecoder, res: int, session: HostSession, sample: HubInput) -> float:
+    from_onnx = session.run(sample)
     with torch.inference_mode():
         from_torch = plain_mask(network, torch.from_numpy(sample.image_input), torch.from_numpy(sample.text_input), res)
     share = float(np.mean(from_onnx != from_torch.numpy()))

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 from promptseg.datasets.records import Rle, Sample
 from promptseg.report.curves import draw_curves, read_curve
-from promptseg.report.page import Report, render_report
+from promptseg.report.page import Report
 from promptseg.report.pictures import draw_examples, gallery_sheet
 from promptseg.scoring import Scores
 
@@ -22,10 +22,11 @@ def build_report(
     latency: Mapping[str, Any],
     curve: Path,
     origin: Mapping[str, Any],
-) -> tuple[str, bytes]:
-    """Return the HTML page and the gallery as JPEG; `each` best, median and worst samples are shown.
+) -> tuple[Report, bytes]:
+    """Return what the page shows, for `write_report`, and the gallery as JPEG.
 
-    `read` returns an image's encoded bytes; `latency` is metrics/latency.json; `origin` is listed on the page.
+    `each` best, median and worst samples are shown; `read` returns an image's encoded bytes; `latency` is
+    metrics/latency.json; `origin` is listed on the page.
     """
     examples = draw_examples(scores.rows, samples, predictions, read, each)
     curve_rows = read_curve(curve)
@@ -38,4 +39,4 @@ def build_report(
         curve_png=draw_curves(curve_rows, "step", CURVE_PANELS) if trained else None,
         provenance=origin,
     )
-    return render_report(page), gallery_sheet(examples)
+    return page, gallery_sheet(examples)
