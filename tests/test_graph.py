@@ -27,6 +27,7 @@ READ_BY = {
 RUN_BY = {"src/promptseg/deploy/qnn_process.py": "promptseg.deploy.qnn_session"}  # in a process of its own
 BESIDE = {PATHS["checkpoint"]: PATHS["description"]}  # a file that comes with another, without an option of its own
 WEIGHTS = "weights"  # finetune.init names a file in it
+PARAMS = "src/promptseg/params/"
 DATA_CONFIG = "configs/data/${data}.yaml:"
 
 
@@ -56,7 +57,7 @@ def script(name: str) -> Path:
 
 
 def reached(name: str) -> set[str]:
-    """Files with code and files read beside them, relative to the project; params.py is tracked by its values."""
+    """Files with code and files read beside them, relative to the project; params are tracked by their values."""
     files = reached_files(script(name)) | {ROOT / "stages" / "__init__.py"}
     for module, run in RUN_BY.items():
         process = file_of(run)
@@ -64,7 +65,7 @@ def reached(name: str) -> set[str]:
         files |= reached_files(process) if ROOT / module in files else set()
     names = {path.relative_to(ROOT).as_posix() for path in files if has_code(path)}
     names |= {resource for module, resource in READ_BY.items() if module in names}
-    return names - {"src/promptseg/params.py"}
+    return {name for name in names if not name.startswith(PARAMS)}
 
 
 def is_code(path: str) -> bool:
@@ -112,9 +113,9 @@ def test_no_stage_loads_a_file_that_reading_its_imports_overlooks(name: str) -> 
     )
     done = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {Path(line) for line in done.stdout.splitlines() if line.startswith((f"{LIBRARY}/", f"{ROOT}/stages/"))}
-    assert {script(name), LIBRARY / "params.py"} <= loaded
+    assert {script(name), LIBRARY / "params" / "__init__.py"} <= loaded
     names = {path.relative_to(ROOT).as_posix() for path in loaded if has_code(path)}
-    assert names - {"src/promptseg/params.py"} <= reached(name)
+    assert {name for name in names if not name.startswith(PARAMS)} <= reached(name)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -1,0 +1,80 @@
+"""Typed, strict reading of params.yaml and configs/data/*.yaml: the only YAML reader, with no default of its own.
+
+Stages do not list this package among their dependencies: DVC tracks the values themselves, and nothing here converts
+one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from promptseg.params.datasets import DataConfig, RefcocogConfig, ShapesConfig, Source
+from promptseg.params.sections import (
+    ExportConfig,
+    FinetuneConfig,
+    HubConfig,
+    LossWeights,
+    ScoreConfig,
+    check_res,
+)
+from promptseg.params.strict import build, load_yaml
+
+__all__ = [
+    "DataConfig",
+    "ExportConfig",
+    "FinetuneConfig",
+    "HubConfig",
+    "LossWeights",
+    "Params",
+    "RefcocogConfig",
+    "ScoreConfig",
+    "ShapesConfig",
+    "Source",
+    "check_res",
+    "read_data_config",
+    "read_params",
+]
+
+PARAMS_FILE = "params.yaml"
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of params.yaml."""
+
+    data: str
+    mirror: str | None
+    model: Literal["nano"]
+    res: int
+    finetune: FinetuneConfig
+    export: ExportConfig
+    hub: HubConfig
+    score: ScoreConfig
+
+    def __post_init__(self) -> None:
+        check_res("res", self.res)
+
+
+def read_params(root: Path) -> Params:
+    """Read and check params.yaml below `root`, all of it. Raises ValueError naming the key, what it got and wanted."""
+    return cast(Params, build(Params, load_yaml(root / PARAMS_FILE), ""))
+
+
+def read_data_config(root: Path, name: str) -> DataConfig:
+    """Read and check configs/data/<name>.yaml. Raises ValueError as `read_params` does, also for an unknown name."""
+    folder = root / "configs" / "data"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"data: got {name!r}, wanted one of {', '.join(known)} (files of configs/data)")
+    content = load_yaml(folder / f"{name}.yaml")
+    kinds: dict[object, type[ShapesConfig] | type[RefcocogConfig]] = {
+        "shapes": ShapesConfig,
+        "refcocog": RefcocogConfig,
+    }
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in kinds:
+        raise ValueError(f"configs/data/{name}.yaml: kind: got {kind!r}, wanted one of {', '.join(map(str, kinds))}")
+    try:
+        return cast(DataConfig, build(kinds[kind], content, ""))
+    except ValueError as error:
+        raise ValueError(f"configs/data/{name}.yaml: {error}") from error

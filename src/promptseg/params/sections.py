@@ -1,0 +1,105 @@
+"""The sections of params.yaml, one frozen dataclass each: types, and ranges checked as they are built."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from promptseg.params.strict import check
+
+RES_MIN, RES_MAX = 64, 1024  # two cells at stride 32; the canvas
+
+
+def check_res(key: str, res: int) -> None:
+    """Raise ValueError where the backbone or the canvas cannot have a side of `res` pixels."""
+    check(key, res, RES_MIN <= res <= RES_MAX, f"a side in pixels from {RES_MIN} to {RES_MAX}, the canvas")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms of the same names, for matching and for training alike."""
+
+    mask_bce: float
+    mask_dice: float
+    contrast: float
+    region: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check(field.name, getattr(self, field.name), getattr(self, field.name) >= 0, "a weight >= 0")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How the network is trained; `res` holds the sizes of which one is drawn per step."""
+
+    init: str | None
+    attends: Literal["inside", "outside"]
+    mask_resize: Literal["bilinear", "bicubic"]
+    seed: int
+    steps: int
+    res: tuple[int, ...]
+    pictures_per_step: int
+    phrases_per_picture: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    clip_norm: float
+    loss_weights: LossWeights
+    val_res: int
+    val_every: int
+    val_phrases: int
+    snapshot_every_s: float
+    cache_gib: float
+
+    def __post_init__(self) -> None:
+        check("res", self.res, len(self.res) > 0, "a list of at least one size")
+        for res in (*self.res, self.val_res):
+            check_res("res" if res in self.res else "val_res", res)
+        for key in ("pictures_per_step", "phrases_per_picture", "val_every", "val_phrases"):
+            check(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
+        for key in ("seed", "steps", "warmup_steps", "weight_decay", "snapshot_every_s", "cache_gib"):
+            check(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
+        for key in ("learning_rate", "clip_norm"):
+            check(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
+        check("seed", self.seed, self.seed < 2**63, "less than 2**63")
+        check("init", self.init, self.init is not None or self.steps > 0, "a checkpoint, or steps > 0 to train one")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """`parity_samples`: how many samples that were not traced the graph is compared with torch on."""
+
+    opset: int
+    parity_samples: int
+
+    def __post_init__(self) -> None:
+        check("opset", self.opset, 17 <= self.opset <= 23, "an ONNX opset from 17 to 23")
+        check("parity_samples", self.parity_samples, self.parity_samples >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Where the graph is compiled, profiled and run, and on how much of which split (`samples` null: all of it)."""
+
+    backend: Literal["local"]
+    device: str
+    split: Literal["train", "val", "test"]
+    samples: int | None
+    emulator_samples: int
+    cpu_latency_runs: int
+
+    def __post_init__(self) -> None:
+        check("samples", self.samples, self.samples is None or self.samples >= 1, "null (all) or at least 1")
+        check("emulator_samples", self.emulator_samples, self.emulator_samples >= 0, "0 or more")
+        check("cpu_latency_runs", self.cpu_latency_runs, self.cpu_latency_runs >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """`seed` of the bootstrap; `gallery` is how many best, median and worst samples the pictures show, of each."""
+
+    seed: int
+    gallery: int
+
+    def __post_init__(self) -> None:
+        check("seed", self.seed, self.seed >= 0, "0 or more")
+        check("gallery", self.gallery, 1 <= self.gallery <= 12, "from 1 to 12")
