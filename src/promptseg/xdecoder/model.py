@@ -120,3 +120,19 @@ def nano(mask_attention: MaskAttention) -> XDecoderConfig:
             dim=64, mask_dim=64, heads=4, ffn_dim=256, layers=6, object_queries=16, mask_attention=mask_attention
         ),
     )
+
+
+def focal_t(mask_attention: MaskAttention) -> XDecoderConfig:
+    """X-Decoder with Focal-T as published and as the 2025 challenge's winner used it: 163.8 million parameters."""
+    return XDecoderConfig(
+        backbone=FocalConfig(
+            96, depths=(2, 2, 6, 2), focal_levels=(3, 3, 3, 3), focal_windows=(3, 3, 3, 3), layer_scale_init=1e-4
+        ),
+        text=TextConfig(width=512, heads=8, layers=12, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(
+            dim=512, mask_dim=512, heads=8, ffn_dim=2048, encoder_layers=6, norm_groups=32
+        ),
+        mask_decoder=MaskDecoderConfig(
+            dim=512, mask_dim=512, heads=8, ffn_dim=2048, layers=9, object_queries=100, mask_attention=mask_attention
+        ),
+    )
