@@ -14,6 +14,7 @@ from promptseg.tokenizer import ClipTokenizer
 from promptseg.training import data as data_module
 from promptseg.training.data import Batch, GroundingData, soft_target
 from promptseg.xdecoder.model import resize_canvas
+from promptseg.xdecoder.text_encoder import END_OF_TEXT, TextConfig, TextEncoder
 
 CONFIG = short_training()
 
@@ -66,12 +67,32 @@ def test_a_batch_holds_what_was_chosen():
     batch = data.batch([4, 1], chosen, 81)
     assert batch.phrases_per_picture == 3
     assert (batch.pictures.dtype, batch.pictures.shape) == (torch.float32, (2, 3, 81, 81))
-    assert (batch.token_ids.dtype, batch.token_ids.shape) == (torch.int32, (6, 77))
+    assert (batch.token_ids.dtype, len(batch.token_ids)) == (torch.int32, 6)
     assert (batch.targets.dtype, batch.targets.shape) == (torch.float32, (2, 3, 21 * 21))
     assert torch.equal(batch.pictures[1], data.picture(1, 81).float())
     for row, index in enumerate([*chosen[0], *chosen[1]]):
-        assert (batch.token_ids[row].numpy() == data.token_ids[index]).all()
+        assert (batch.token_ids[row].numpy() == data.token_ids[index][: batch.token_ids.shape[1]]).all()
         assert torch.equal(batch.targets[row // 3, row % 3], data.target(index, 81).flatten().float() / 255)
+
+
+def test_a_batch_is_as_long_as_its_longest_phrase_and_encodes_to_the_same():
+    data, encoder = _open(), TextEncoder(TextConfig(width=8, heads=2, layers=2, context_length=77, vocab_size=49408), 6)
+    chosen = data.samples_of[0][:4]
+    trimmed = data.batch([0], [chosen], 64).token_ids
+    whole = torch.from_numpy(data.token_ids[chosen])
+    lengths = [row.index(END_OF_TEXT) + 1 for row in whole.tolist()]
+    assert trimmed.shape[1] == max(lengths) < 77
+    torch.testing.assert_close(encoder(trimmed), encoder(whole))
+
+
+def test_masks_are_drawn_once_for_all_phrases_and_sizes(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(data_module, "mask_to_canvas", lambda mask: (drawn.append(mask), mask_to_canvas(mask))[1])
+    data = _open()
+    for index in data.samples_of[0]:
+        for res in CONFIG.res:
+            data.target(index, res)
+    assert len(drawn) == len({data.samples[index].mask for index in data.samples_of[0]}) < len(data.samples_of[0])
 
 
 def test_phrases_of_one_object_share_its_first_mask():

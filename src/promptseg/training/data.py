@@ -12,18 +12,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from promptseg.datasets.archives import PictureArchives
-from promptseg.datasets.records import Sample, Split, read_samples
+from promptseg.datasets.records import Rle, Sample, Split, read_samples
 from promptseg.datasets.tokens import read_tokens
 from promptseg.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.xdecoder.model import MASK_STRIDE, resize_canvas
+from promptseg.xdecoder.text_encoder import END_OF_TEXT
 
 
 @dataclass(frozen=True)
 class Batch:
     """P pictures with K phrases each, the phrases of a picture following each other.
 
-    pictures float32 [P, 3, res, res], RGB 0..255; token_ids int32 [P * K, T]; targets float32 [P, K, h * w], 0..1, the
-    mask of each phrase; own int64 [P * K], which of its picture's K masks a phrase means: of equal ones, the first.
+    pictures float32 [P, 3, res, res], RGB 0..255; token_ids int32 [P * K, T], T the longest phrase's length (what
+    follows the first end of text says nothing); targets float32 [P, K, h * w], 0..1, the mask of each phrase; own int64
+    [P * K], which of its picture's K masks a phrase means: of equal ones, the first.
     """
 
     pictures: Tensor
@@ -64,7 +66,7 @@ class GroundingData:
         self.samples_of = list(by_picture.values())
         self._archives = PictureArchives(images)
         self._sizes = sorted(set(sizes))
-        self._memory: dict[tuple[str, int], Tensor] = {}
+        self._memory: dict[tuple[str | Rle, int], Tensor] = {}
         self._memory_left = cache_bytes
 
     def batch(self, pictures: Sequence[int], chosen: Sequence[Sequence[int]], res: int) -> Batch:
@@ -74,7 +76,7 @@ class GroundingData:
         masks = [[self.samples[index].mask for index in indices] for indices in chosen]
         return Batch(
             torch.stack([self.picture(index, res) for index in pictures]).float(),
-            torch.from_numpy(self.token_ids[flat]),
+            torch.from_numpy(_trimmed(self.token_ids[flat])),
             targets.unflatten(0, (len(pictures), -1)),
             torch.tensor([group.index(mask) for group in masks for mask in group]),
         )
@@ -93,17 +95,24 @@ class GroundingData:
 
     def target(self, index: int, res: int) -> Tensor:
         """Uint8 [h, w] at stride 4: 255 times the share of each cell that the mask covers."""
-        key = (self.samples[index].sample_id, res)
-        if key not in self._memory:
-            canvas = torch.from_numpy(mask_to_canvas(self.samples[index].mask.to_mask()))
-            return self._remember(key, (soft_target(canvas, res) * 255).round().to(torch.uint8))
-        return self._memory[key]
+        mask = self.samples[index].mask  # phrases of one object share its target
+        if (mask, res) in self._memory:
+            return self._memory[mask, res]
+        canvas = torch.from_numpy(mask_to_canvas(mask.to_mask()))
+        prepared = {size: (soft_target(canvas, size) * 255).round().to(torch.uint8) for size in self._sizes}
+        for size, value in prepared.items():
+            self._remember((mask, size), value)
+        return prepared[res]
 
-    def _remember(self, key: tuple[str, int], value: Tensor) -> Tensor:
+    def _remember(self, key: tuple[str | Rle, int], value: Tensor) -> None:
         if key not in self._memory and value.nbytes <= self._memory_left:
             self._memory[key] = value
             self._memory_left -= value.nbytes
-        return value
+
+
+def _trimmed(token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Cut [B, T] behind the last of the rows' first ends of text; attention is causal, so that nothing changes."""
+    return token_ids[:, : (token_ids == END_OF_TEXT).argmax(1).max() + 1]
 
 
 def soft_target(mask: Tensor, res: int) -> Tensor:

@@ -77,10 +77,12 @@ class TextEncoder(nn.Module):
         self.register_buffer("causal", causal_bias(config.context_length), persistent=False)
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Int [B, T] -> float [B, P]. Every row must hold END_OF_TEXT."""
-        x = self.token_embedding(token_ids) + self.positional_embedding
+        """Int [B, T] -> float [B, P], T at most the context's length. Every row must hold END_OF_TEXT."""
+        length = token_ids.shape[1]
+        x = self.token_embedding(token_ids) + self.positional_embedding[:length]
+        causal = self.causal[:length, :length]
         for block in self.blocks:
-            x = block(x, self.causal)
+            x = block(x, causal)
         end = (first_end_of_text(token_ids, x.dtype).unsqueeze(1) @ x).squeeze(1)
         return self.final_norm(end) @ self.projection
 
