@@ -21,7 +21,14 @@ def micro(mask_attention: MaskAttention) -> XDecoderConfig:
         text=TextConfig(width=4, heads=2, layers=1, context_length=77, vocab_size=49408),
         pixel_decoder=PixelDecoderConfig(dim=16, mask_dim=16, heads=2, ffn_dim=32, encoder_layers=1, norm_groups=4),
         mask_decoder=MaskDecoderConfig(
-            dim=16, mask_dim=16, heads=2, ffn_dim=32, layers=4, object_queries=6, mask_attention=mask_attention
+            dim=16,
+            mask_dim=16,
+            heads=2,
+            ffn_dim=32,
+            layers=4,
+            object_queries=6,
+            values_carry_positions=False,
+            mask_attention=mask_attention,
         ),
     )
 

@@ -259,26 +259,6 @@ def test_it_learns(tmp_path):
     assert max(losses[-3:]) < 0.7 * losses[0]
 
 
-def test_decay_spares_biases_norms_scales_and_tables():
-    network = micro_network(RULE)
-    decayed, whole = loop._parameter_groups(network, 0.05)
-    assert (decayed["weight_decay"], whole["weight_decay"]) == (0.05, 0.0)
-    by_id = {id(parameter): name for name, parameter in network.named_parameters()}
-    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, whole)]
-    assert names[0] | names[1] == set(by_id.values())
-    assert not names[0] & names[1]
-    assert {
-        "text_encoder.token_embedding.weight",
-        "text_encoder.positional_embedding",
-        "mask_decoder.query_content",
-        "mask_decoder.query_position",
-        "mask_decoder.level_embedding",
-        "log_temperature",
-        "backbone.stages.0.blocks.0.scale1",
-    } <= names[1]
-    assert all(name.endswith((".weight", "projection")) for name in names[0])
-
-
 def test_a_step_is_clipped(tmp_path, monkeypatch):
     norms = []
     monkeypatch.setattr(

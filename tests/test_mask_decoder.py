@@ -89,11 +89,15 @@ def test_a_layer_is_cross_attention_then_self_attention_then_feed_forward():
         torch.testing.assert_close(decoder.refine(features, pyramid, phrase)[1], decoder.norm(x[:, :6]))
 
 
-def test_keys_carry_positions_and_values_do_not():
+def test_keys_carry_positions_and_values_only_where_the_configuration_says_so():
     decoder = _decoder(RULES[0])
     keys, values = decoder._keys_and_values(torch.zeros(1, 16, 2, 3), 1)
     assert torch.equal(values[0], decoder.level_embedding[1].expand(6, 16))
     assert len(torch.unique(keys[0].detach(), dim=0)) == 6
+    decoder.values_carry_positions = True
+    placed_keys, placed_values = decoder._keys_and_values(torch.zeros(1, 16, 2, 3), 1)
+    assert torch.equal(placed_keys, keys)
+    assert torch.equal(placed_values, keys)
 
 
 def test_masks_are_products_of_queries_and_pixels():

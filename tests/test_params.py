@@ -184,7 +184,7 @@ def test_nothing_to_train_and_nothing_to_start_from_is_refused(tmp_path):
 @pytest.mark.parametrize("written", ["1e-05", "1E-5", "1.0e-5", "1.e-05", ".1e-4", "+1e-05", "0.00001"])
 def test_small_numbers_are_numbers_however_dvc_writes_them(tmp_path, written):
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    changed, count = re.subn(r"learning_rate: \S+", f"learning_rate: {written}", text)
+    changed, count = re.subn(r"  learning_rate: \S+", f"  learning_rate: {written}", text)
     assert count == 1
     (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
     assert read_params(tmp_path).finetune.learning_rate == 1e-5

@@ -74,9 +74,9 @@ def _kill(config: FinetuneConfig, snapshots: Path, monkeypatch: pytest.MonkeyPat
             raise _Killed
         return rate(config, at)
 
-    rate = loop.learning_rate
+    rate = loop.rate_share
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "learning_rate", killed)
+        patched.setattr(loop, "rate_share", killed)
         with pytest.raises(_Killed):  # a run that was resumed beyond `step` would not get there
             _run(config, snapshots, **paths)
 
@@ -180,7 +180,7 @@ from promptseg.training.run import run_finetune
 from promptseg.training.start import BUILDERS
 
 BUILDERS["nano"] = micro
-rate = loop.learning_rate
+rate = loop.rate_share
 
 def hangs(config, step):
     if step == 3:
@@ -188,7 +188,7 @@ def hangs(config, step):
         time.sleep(600)
     return rate(config, step)
 
-loop.learning_rate = hangs
+loop.rate_share = hangs
 images, samples, tokens, snapshots = map(Path, sys.argv[1:])
 run_finetune("nano", short_training(snapshot_every_s=0), images, samples, tokens, snapshots)
 """

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trainings import short_training
 
-from promptseg.training.schedule import draw, learning_rate
+from promptseg.training.schedule import draw, rate_share
 
 samples_lists = st.lists(st.integers(1, 5), min_size=1, max_size=9)
 
@@ -68,20 +68,20 @@ def test_every_size_and_every_phrase_gets_its_turn():
 
 
 def test_learning_rate_warms_up_and_decays():
-    config = short_training(steps=12, warmup_steps=4, learning_rate=0.8)
-    rates = [learning_rate(config, step) for step in range(12)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
-    assert rates[8] == pytest.approx(0.4)
-    assert rates[10] == pytest.approx(0.4 * (1 + math.cos(math.pi * 6 / 8)))
+    config = short_training(steps=12, warmup_steps=4)
+    rates = [rate_share(config, step) for step in range(12)]
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[10] == pytest.approx((1 + math.cos(math.pi * 6 / 8)) / 2)
     assert all(one > other for one, other in pairwise(rates[4:]))
-    assert learning_rate(config, 12) == pytest.approx(0)
+    assert rate_share(config, 12) == pytest.approx(0)
 
 
 @given(st.integers(1, 50), st.integers(0, 60))
 def test_learning_rate_is_positive_and_never_above_the_wanted(steps, warmup):
-    config = short_training(steps=steps, warmup_steps=warmup, learning_rate=1.0)
-    assert all(0 < learning_rate(config, step) <= 1 for step in range(steps))
+    config = short_training(steps=steps, warmup_steps=warmup)
+    assert all(0 < rate_share(config, step) <= 1 for step in range(steps))
 
 
 def test_without_warm_up_the_first_step_is_the_fastest():
-    assert learning_rate(short_training(warmup_steps=0, learning_rate=0.5), 0) == 0.5
+    assert rate_share(short_training(warmup_steps=0), 0) == 1

@@ -25,6 +25,7 @@ _CONFIG = FinetuneConfig(
     pictures_per_step=2,
     phrases_per_picture=3,
     learning_rate=1e-3,
+    muon_learning_rate=None,
     weight_decay=0.05,
     warmup_steps=2,
     clip_norm=1.0,

@@ -40,6 +40,7 @@ class FinetuneConfig:
     pictures_per_step: int
     phrases_per_picture: int
     learning_rate: float
+    muon_learning_rate: float | None
     weight_decay: float
     warmup_steps: int
     clip_norm: float
@@ -60,6 +61,8 @@ class FinetuneConfig:
             check(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
         for key in ("learning_rate", "clip_norm"):
             check(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
+        muon = self.muon_learning_rate
+        check("muon_learning_rate", muon, muon is None or muon > 0, "null (AdamW alone) or a number above 0")
         check("seed", self.seed, self.seed < 2**63, "less than 2**63")
         check("init", self.init, self.init is not None or self.steps > 0, "a checkpoint, or steps > 0 to train one")
 

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from promptseg.params import FinetuneConfig
 from promptseg.training.data import GroundingData
-from promptseg.training.schedule import draw, learning_rate
+from promptseg.training.optimizers import make_optimizers, set_rates
+from promptseg.training.schedule import draw, rate_share
 from promptseg.training.snapshots import Snapshots
 from promptseg.training.terms import batch_terms
 from promptseg.training.validation import validate
@@ -36,27 +37,27 @@ def finetune(
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(network, config.weight_decay), lr=config.learning_rate)
+    optimizers = make_optimizers(network, config)
     state = snapshots.restore() or _first_state(network, val, config, device)
     network.load_state_dict(state["network"])
-    if state["optimizer"] is not None:
-        optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):  # a first state holds none
+        optimizer.load_state_dict(saved)
 
     bar = tqdm(range(state["step"], config.steps), desc="finetune", initial=state["step"], total=config.steps)
     for step in bar:
         drawn = draw(config, step, train.samples_of)
         batch = train.batch(drawn.pictures, drawn.samples, drawn.res).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+        set_rates(optimizers, rate_share(config, step))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             terms = batch_terms(network, batch, config.loss_weights)
         loss = terms.weighted(config.loss_weights)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()} ({terms.values()}); lower learning_rate")
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
         row: dict[str, float | None] = {"step": step + 1, "loss": loss.item(), **terms.values()}
         if (step + 1) % config.val_every == 0 or step + 1 == config.steps:
@@ -66,7 +67,8 @@ def finetune(
         state["curve"].append(row)
         bar.set_postfix(loss=f"{loss.item():.3f}", best_val_miou=f"{state['best_miou']:.3f}")
         if snapshots.due() or step + 1 == config.steps:
-            state |= {"step": step + 1, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            moments = [optimizer.state_dict() for optimizer in optimizers]
+            state |= {"step": step + 1, "network": network.state_dict(), "optimizers": moments}
             snapshots.save(state)
 
     network.load_state_dict(state["best"])
@@ -79,20 +81,9 @@ def _first_state(network: XDecoder, val: GroundingData, config: FinetuneConfig, 
     curve: list[dict[str, float | None]] = [{"step": 0, "loss": None, "val_miou": miou}]
     weights = _copy(network)
     return {
-        "step": 0, "network": weights, "optimizer": None, "curve": curve,
+        "step": 0, "network": weights, "optimizers": [], "curve": curve,
         "best": weights, "best_step": 0, "best_miou": miou,
     }  # fmt: skip
-
-
-def _parameter_groups(network: XDecoder, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices and kernels; leave biases, norms, scales, embeddings and query tables alone."""
-    kept_whole = {"text_encoder.positional_embedding", "text_encoder.token_embedding.weight"}
-    decayed: list[nn.Parameter] = []
-    whole: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        is_table = name in kept_whole or name.startswith("mask_decoder.query_") or name.endswith("level_embedding")
-        (whole if parameter.ndim < 2 or is_table else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": whole, "weight_decay": 0.0}]
 
 
 def _copy(network: XDecoder) -> dict[str, Tensor]:

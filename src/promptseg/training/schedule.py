@@ -37,9 +37,9 @@ def draw(config: FinetuneConfig, step: int, samples_of: Sequence[Sequence[int]])
     return Draw(pictures, chosen, int(rng.choice(config.res)))
 
 
-def learning_rate(config: FinetuneConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down towards zero, which the step after the last would have."""
+def rate_share(config: FinetuneConfig, step: int) -> float:
+    """Share of the rates: linear warm-up, then half a cosine down to zero, which the step after the last would have."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    return (1 + math.cos(math.pi * progress)) / 2

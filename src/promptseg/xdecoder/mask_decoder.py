@@ -41,7 +41,11 @@ class MaskAttention:
 
 @dataclass(frozen=True)
 class MaskDecoderConfig:
-    """Sizes of the mask decoder, and the rule of its mask attention."""
+    """Sizes of the mask decoder, and its rules.
+
+    values_carry_positions: whether what a query reads off a map tells where it was read. The published decoder places
+    the keys only, so that its many queries know places by where they look; `nano`'s few learn relations sooner with it.
+    """
 
     dim: int
     mask_dim: int
@@ -49,6 +53,7 @@ class MaskDecoderConfig:
     ffn_dim: int
     layers: int
     object_queries: int
+    values_carry_positions: bool
     mask_attention: MaskAttention
 
 
@@ -103,6 +108,7 @@ class MaskDecoder(nn.Module):
         super().__init__()
         dim = config.dim
         self.rule = config.mask_attention
+        self.values_carry_positions = config.values_carry_positions
         self.query_content = nn.Parameter(torch.randn(config.object_queries, dim))
         self.query_position = nn.Parameter(torch.randn(config.object_queries, dim))
         self.level_embedding = nn.Parameter(torch.randn(LEVELS, dim))
@@ -155,7 +161,8 @@ class MaskDecoder(nn.Module):
     def _keys_and_values(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
         values = x.flatten(2).transpose(1, 2) + self.level_embedding[level]  # (B, h * w, C)
         height, width = x.shape[-2:]
-        return values + sine_positions(height, width, x.shape[1], x), values
+        keys = values + sine_positions(height, width, x.shape[1], x)
+        return keys, keys if self.values_carry_positions else values
 
     def _resize_features(self, mask_features: Tensor, size: torch.Size) -> Tensor:
         """Resizing is linear, so masks may be made from resized features; once per level instead of once per layer."""

@@ -103,7 +103,14 @@ def tiny(mask_attention: MaskAttention) -> XDecoderConfig:
         text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
         pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=32),
         mask_decoder=MaskDecoderConfig(
-            dim=64, mask_dim=64, heads=4, ffn_dim=128, layers=3, object_queries=16, mask_attention=mask_attention
+            dim=64,
+            mask_dim=64,
+            heads=4,
+            ffn_dim=128,
+            layers=3,
+            object_queries=16,
+            values_carry_positions=False,
+            mask_attention=mask_attention,
         ),
     )
 
@@ -117,7 +124,14 @@ def nano(mask_attention: MaskAttention) -> XDecoderConfig:
         text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
         pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=16),
         mask_decoder=MaskDecoderConfig(
-            dim=64, mask_dim=64, heads=4, ffn_dim=256, layers=6, object_queries=16, mask_attention=mask_attention
+            dim=64,
+            mask_dim=64,
+            heads=4,
+            ffn_dim=256,
+            layers=6,
+            object_queries=16,
+            values_carry_positions=True,
+            mask_attention=mask_attention,
         ),
     )
 
@@ -133,6 +147,13 @@ def focal_t(mask_attention: MaskAttention) -> XDecoderConfig:
             dim=512, mask_dim=512, heads=8, ffn_dim=2048, encoder_layers=6, norm_groups=32
         ),
         mask_decoder=MaskDecoderConfig(
-            dim=512, mask_dim=512, heads=8, ffn_dim=2048, layers=9, object_queries=100, mask_attention=mask_attention
+            dim=512,
+            mask_dim=512,
+            heads=8,
+            ffn_dim=2048,
+            layers=9,
+            object_queries=100,
+            values_carry_positions=False,
+            mask_attention=mask_attention,
         ),
     )
