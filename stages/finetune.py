@@ -1,5 +1,6 @@
 """finetune: train the network (or, with `finetune.steps: 0`, only store what it starts from)."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -7,21 +8,27 @@ import torch
 
 from promptseg.checkpoint import Provenance, save_checkpoint
 from promptseg.params import read_params
-from promptseg.training.run import run_finetune, write_curve
+from promptseg.training.processes import relaunched
+from promptseg.training.run import run_finetune, write_curve, write_summary
 from stages import CACHE, ROOT
 from stages.command import run_stage
 
 
-def finetune(images: Path, samples: Path, tokens: Path, checkpoint: Path, curve: Path) -> None:
+def finetune(images: Path, samples: Path, tokens: Path, checkpoint: Path, curve: Path, training: Path) -> None:
     """See the module."""
     params = read_params(ROOT)
+    if relaunched(params.finetune.processes, "stages.finetune", sys.argv[1:]):
+        return
     run = run_finetune(params.model, params.finetune, images, samples, tokens, CACHE / "finetune")
+    if not run.writes:
+        return
     provenance = Provenance(
         params.model, run.init_sha256, asdict(params.finetune), run.outcome.step, run.outcome.val_miou
     )
     save_checkpoint(checkpoint, run.network, provenance, torch.float32)
     write_curve(curve, run.outcome)
+    write_summary(training, run.outcome)
 
 
 if __name__ == "__main__":
-    run_stage(finetune, __doc__, "images", "samples", "tokens", "checkpoint", "curve")
+    run_stage(finetune, __doc__, "images", "samples", "tokens", "checkpoint", "curve", "training")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import few_scenes, short_training, train_and_val
+from trainings import few_scenes, short_training, splits
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import Rle, Sample, read_samples, write_records
@@ -13,6 +13,7 @@ from promptseg.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.tokenizer import ClipTokenizer
 from promptseg.training import data as data_module
 from promptseg.training.data import Batch, GroundingData, soft_target
+from promptseg.training.views import WHOLE
 from promptseg.xdecoder.model import resize_canvas
 from promptseg.xdecoder.text_encoder import END_OF_TEXT, TextConfig, TextEncoder
 
@@ -64,7 +65,7 @@ def test_a_target_is_its_mask_at_stride_four(res):
 def test_a_batch_holds_what_was_chosen():
     data = _open()
     chosen = [data.samples_of[4][:3], data.samples_of[1][-3:]]
-    batch = data.batch([4, 1], chosen, 81)
+    batch = data.batch([4, 1], chosen, [[WHOLE]] * 2, 81)
     assert batch.phrases_per_picture == 3
     assert (batch.pictures.dtype, batch.pictures.shape) == (torch.float32, (2, 3, 81, 81))
     assert (batch.token_ids.dtype, len(batch.token_ids)) == (torch.int32, 6)
@@ -78,7 +79,7 @@ def test_a_batch_holds_what_was_chosen():
 def test_a_batch_is_as_long_as_its_longest_phrase_and_encodes_to_the_same():
     data, encoder = _open(), TextEncoder(TextConfig(width=8, heads=2, layers=2, context_length=77, vocab_size=49408), 6)
     chosen = data.samples_of[0][:4]
-    trimmed = data.batch([0], [chosen], 64).token_ids
+    trimmed = data.batch([0], [chosen], [[WHOLE]], 64).token_ids
     whole = torch.from_numpy(data.token_ids[chosen])
     lengths = [row.index(END_OF_TEXT) + 1 for row in whole.tolist()]
     assert trimmed.shape[1] == max(lengths) < 77
@@ -101,12 +102,12 @@ def test_phrases_of_one_object_share_its_first_mask():
     for index in data.samples_of[0]:
         by_mask.setdefault(data.samples[index].mask, []).append(index)
     (a, b, *_), (c, d, *_) = list(by_mask.values())[:2]
-    assert data.batch([0], [[a, c, b, d]], 64).own.tolist() == [0, 1, 0, 1]
-    assert data.batch([0, 0], [[c, c], [d, a]], 64).own.tolist() == [0, 0, 0, 1]
+    assert data.batch([0], [[a, c, b, d]], [[WHOLE]], 64).own.tolist() == [0, 1, 0, 1]
+    assert data.batch([0, 0], [[c, c], [d, a]], [[WHOLE]] * 2, 64).own.tolist() == [0, 0, 0, 1]
 
 
 def test_to_moves_every_part():
-    batch = _open().batch([0], [[0, 1]], 64)
+    batch = _open().batch([0], [[0, 1]], [[WHOLE]], 64)
     moved = batch.to(torch.device("meta"))
     assert isinstance(moved, Batch)
     assert all(value.device.type == "meta" for value in vars(moved).values())
@@ -178,7 +179,7 @@ def test_a_missing_archive_names_the_stage(tmp_path):
         _open(images=tmp_path).picture(0, 64)
 
 
-def test_train_and_validation_share_no_picture():
-    train, val = train_and_val(CONFIG)
-    assert not set(train.images) & set(val.images)
-    assert all(isinstance(sample, Sample) for sample in (*train.samples, *val.samples))
+def test_splitsidation_share_no_picture():
+    opened = splits(CONFIG)
+    assert not set(opened.train.images) & set(opened.val.images)
+    assert all(isinstance(sample, Sample) for sample in (*opened.train.samples, *opened.val.samples))

@@ -10,11 +10,12 @@ import torch
 from networks import micro_network, random_phrases, random_pictures
 from torch import Tensor
 from torch.nn import functional as F
-from trainings import short_training, train_and_val
+from trainings import short_training, splits
 
 from promptseg.params import FinetuneConfig, LossWeights
-from promptseg.training import loop
+from promptseg.training import loading, loop, terms
 from promptseg.training.data import Batch
+from promptseg.training.device import make_accelerator
 from promptseg.training.loop import Outcome, finetune
 from promptseg.training.losses import LossTerms, pairwise_mask_terms
 from promptseg.training.snapshots import Snapshots
@@ -32,8 +33,8 @@ def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _train(config: FinetuneConfig, folder: Path) -> tuple[XDecoder, Outcome]:
     network = micro_network(RULE)
-    train, val = train_and_val(config)
-    return network, finetune(network, train, val, config, Snapshots(folder, config.snapshot_every_s))
+    snapshots = Snapshots(folder, config.snapshot_every_s)
+    return network, finetune(network, splits(config), config, snapshots, make_accelerator())
 
 
 def _weights(network: XDecoder) -> dict[str, torch.Tensor]:
@@ -108,9 +109,9 @@ def test_terms_equal_the_oracles(own, pictures):
     network, config = micro_network(RULE), short_training()
     batch = _batch(own, pictures, len(own) // pictures)
     with torch.no_grad():
-        terms = batch_terms(network, batch, config.loss_weights)
+        found = batch_terms(network, batch, config.loss_weights)
         expected = _oracle_terms(network, batch, config)
-    assert list(terms.values().values()) == pytest.approx(expected, abs=1e-4)
+    assert list(found.values().values()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_bfloat16_gives_nearly_the_same_terms():
@@ -185,10 +186,10 @@ def test_no_steps_leave_the_network_as_it_was(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_terms(tmp_path, monkeypatch, value):
     def broken(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTerms:
-        terms = batch_terms(network, batch, weights)
-        return LossTerms(terms.mask_bce, terms.mask_dice * value, terms.contrast, terms.region)
+        good = batch_terms(network, batch, weights)
+        return LossTerms(good.mask_bce, good.mask_dice * value, good.contrast, good.region)
 
-    monkeypatch.setattr(loop, "batch_terms", broken)
+    monkeypatch.setattr(terms, "batch_terms", broken)
     with pytest.raises(
         FloatingPointError, match=rf"step 0: the loss is {value} .*'mask_dice': {value}.*lower learning_"
     ):
@@ -198,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_terms(tmp_path, m
 
 def test_a_loss_that_diverges_later_leaves_the_state_before(tmp_path, monkeypatch):
     calls: Iterator[int] = iter(range(9))
-    monkeypatch.setattr(loop, "batch_terms", lambda *args: _scaled(batch_terms(*args), next(calls) == 3))
+    monkeypatch.setattr(terms, "batch_terms", lambda *args: _scaled(batch_terms(*args), next(calls) == 3))
     with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
         _train(short_training(snapshot_every_s=0), tmp_path)
     state = Snapshots(tmp_path, 0).restore()
@@ -218,7 +219,7 @@ class _Killed(BaseException):
 def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
     """Record the steps that are trained; end the run as `stop` is about to be."""
     trained: list[int] = []
-    draw = loop.draw
+    draw = loading.draw
 
     def recorded(config: FinetuneConfig, step: int, samples_of: Any) -> Any:
         if step == stop:
@@ -226,7 +227,7 @@ def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
         trained.append(step)
         return draw(config, step, samples_of)
 
-    monkeypatch.setattr(loop, "draw", recorded)
+    monkeypatch.setattr(loading, "draw", recorded)
     return trained
 
 

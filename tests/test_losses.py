@@ -83,5 +83,5 @@ def test_an_empty_mask_pools_to_zero_and_not_to_nan():
 def test_regions_compete_with_those_of_the_whole_batch_and_repetitions_are_left_out():
     logits = torch.tensor([[2.0, 0.0, -1.0, 5.0], [0.5, 1.0, 3.0, 9.0]])
     own, real = torch.tensor([0, 2]), torch.tensor([True, True, True, False])
-    expected = -(logits[0, :3].log_softmax(0)[0] + logits[1, :3].log_softmax(0)[2]) / 2
+    expected = -torch.stack((logits[0, :3].log_softmax(0)[0], logits[1, :3].log_softmax(0)[2]))
     assert torch.allclose(region_contrast(logits, own, real), expected)

@@ -5,15 +5,16 @@ import torch
 from networks import micro_network
 from trainings import short_training
 
+from promptseg.params import RateShares
 from promptseg.training.optimizers import make_optimizers, parameter_groups, set_rates
 
 
 def test_decay_spares_biases_norms_scales_and_tables():
     network = micro_network()
-    decayed, whole = parameter_groups(network, 0.05)
-    assert (decayed["weight_decay"], whole["weight_decay"]) == (0.05, 0.0)
+    groups = parameter_groups(network, RateShares(1.0, 1.0))
+    decayed, whole = groups[1.0, True], groups[1.0, False]
     by_id = {id(parameter): name for name, parameter in network.named_parameters()}
-    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, whole)]
+    names = [{by_id[id(parameter)] for parameter in group} for group in (decayed, whole)]
     assert names[0] | names[1] == set(by_id.values())
     assert not names[0] & names[1]
     assert {
@@ -46,6 +47,18 @@ def test_every_weight_has_one_optimizer_and_muon_takes_matrices_only(muon):
         assert "mask_decoder.layers.0.ffn.0.weight" in names
         assert "text_encoder.token_embedding.weight" not in names
         assert all(p.ndim == 2 for p in group["params"])
+
+
+def test_parts_learn_at_their_shares_of_the_rates():
+    config = short_training(learning_rate=0.5, muon_learning_rate=0.02, rate_shares=RateShares(0.1, 0.0))
+    network = micro_network()
+    optimizers = make_optimizers(network, config)
+    by_id = {id(parameter): name for name, parameter in network.named_parameters()}
+    for optimizer, base in zip(optimizers, (0.02, 0.5), strict=True):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                share = {"backbone": 0.1, "text_encoder": 0.0}.get(by_id[id(parameter)].partition(".")[0], 1.0)
+                assert group["base_rate"] == pytest.approx(base * share)
 
 
 def test_rates_are_shares_of_each_groups_own():

@@ -16,7 +16,7 @@ from trainings import few_scenes, short_training
 from promptseg.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from promptseg.files import sha256_of
 from promptseg.params import FinetuneConfig
-from promptseg.training import loop, run
+from promptseg.training import loop, run, terms
 from promptseg.training.loop import Outcome
 from promptseg.training.run import CURVE_COLUMNS, Run, run_finetune, write_curve
 from promptseg.training.start import BUILDERS
@@ -49,7 +49,7 @@ def _folders(snapshots: Path) -> set[str]:
 
 def test_a_finished_run_is_returned_and_not_trained_again(tmp_path, monkeypatch):
     first = _run(short_training(steps=2), tmp_path)
-    monkeypatch.setattr(loop, "batch_terms", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(terms, "batch_terms", lambda *_: pytest.fail("trained again"))
     _assert_equal(_run(short_training(steps=2), tmp_path), first)
 
 
@@ -58,7 +58,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     _kill(config, tmp_path / "killed", monkeypatch, 2)
     trained = []
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        patched.setattr(terms, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
         resumed = _run(config, tmp_path / "killed")
     assert len(trained) == 1
     _assert_equal(resumed, _run(config, tmp_path / "fresh"))
@@ -212,7 +212,7 @@ def test_a_run_killed_with_signal_9_goes_on_where_it_was(tmp_path, monkeypatch):
         victim.wait()
     trained = []
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        patched.setattr(terms, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
         resumed = _run(short_training(snapshot_every_s=0), tmp_path / "snapshots")
     assert len(trained) == 2
     assert len(_folders(tmp_path / "snapshots")) == 1

@@ -85,3 +85,8 @@ def test_learning_rate_is_positive_and_never_above_the_wanted(steps, warmup):
 
 def test_without_warm_up_the_first_step_is_the_fastest():
     assert rate_share(short_training(warmup_steps=0), 0) == 1
+
+
+def test_rates_fall_to_a_tenth_at_each_drop():
+    config = short_training(steps=10, warmup_steps=0, rate_drops=(0.5, 0.8))
+    assert [rate_share(config, step) for step in range(10)] == pytest.approx([1] * 5 + [0.1] * 3 + [0.01] * 2)

@@ -5,12 +5,13 @@ import pytest
 import torch
 from networks import micro_network
 from torch import Tensor, nn
-from trainings import short_training, train_and_val
+from trainings import short_training, splits
 
 from promptseg.metrics import overlap
 from promptseg.preprocess import CANVAS, mask_to_canvas
 from promptseg.training.data import GroundingData
 from promptseg.training.validation import validate
+from promptseg.training.views import WHOLE
 from promptseg.xdecoder.mask_decoder import Grounding
 from promptseg.xdecoder.model import masks_to_canvas
 
@@ -20,7 +21,7 @@ RES = 192
 
 @pytest.fixture(scope="module")
 def val() -> GroundingData:
-    return train_and_val(short_training(val_res=RES))[1]
+    return splits(short_training(val_res=RES)).val
 
 
 class Oracle(nn.Module):
@@ -64,7 +65,7 @@ def test_equals_scoring_phrase_by_phrase(val):
     ious = []
     for picture, samples in enumerate(val.samples_of):
         for index in samples:
-            batch = val.batch([picture], [[index]], RES)
+            batch = val.batch([picture], [[index]], [[WHOLE]], RES)
             with torch.no_grad():
                 (grounding,), phrase = network(batch.pictures, batch.token_ids)
                 best = network.similarity(grounding.query_embedding, phrase)[0].argmax()

@@ -10,9 +10,10 @@ import numpy as np
 
 from promptseg.datasets.records import Split, read_samples
 from promptseg.datasets.shapes import build_shapes
-from promptseg.params import FinetuneConfig, LossWeights, ShapesConfig
+from promptseg.params import FinetuneConfig, LossWeights, RateShares, ShapesConfig
 from promptseg.tokenizer import ClipTokenizer
 from promptseg.training.data import GroundingData
+from promptseg.training.loop import Splits
 
 _SCENES = ShapesConfig("shapes", 11, 6, 2, 1, objects_min=2, objects_max=3, targets_per_scene=2)
 _CONFIG = FinetuneConfig(
@@ -24,8 +25,11 @@ _CONFIG = FinetuneConfig(
     res=(64, 81),
     pictures_per_step=2,
     phrases_per_picture=3,
+    accumulate=1,
     learning_rate=1e-3,
     muon_learning_rate=None,
+    rate_shares=RateShares(1.0, 1.0),
+    rate_drops=(),
     weight_decay=0.05,
     warmup_steps=2,
     clip_norm=1.0,
@@ -33,6 +37,14 @@ _CONFIG = FinetuneConfig(
     val_res=64,
     val_every=2,
     val_phrases=6,
+    train_phrases=0,
+    patience=None,
+    flip=False,
+    zoom=(1.0, 1.0),
+    processes=1,
+    workers=0,
+    compile=False,
+    checkpoint_activations=False,
     snapshot_every_s=1e9,
     cache_gib=0.1,
 )
@@ -53,9 +65,10 @@ def few_scenes() -> dict[str, Path]:
     return paths
 
 
-def train_and_val(config: FinetuneConfig) -> tuple[GroundingData, GroundingData]:
+def splits(config: FinetuneConfig) -> Splits:
     """Open the scenes as a training does; what was prepared once stays prepared."""
-    return _open("train", config.res), _open("val", (config.val_res,))
+    seen = _open("train", (config.val_res,)) if config.train_phrases else None
+    return Splits(_open("train", config.res), _open("val", (config.val_res,)), seen)
 
 
 @cache

@@ -14,6 +14,7 @@ from promptseg.params.sections import (
     FinetuneConfig,
     HubConfig,
     LossWeights,
+    RateShares,
     ScoreConfig,
     check_res,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "HubConfig",
     "LossWeights",
     "Params",
+    "RateShares",
     "RefcocogConfig",
     "ScoreConfig",
     "ShapesConfig",

@@ -28,6 +28,18 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
+class RateShares:
+    """How much of the learning rates the parts learn at that come pretrained; the rest learns at all of it."""
+
+    backbone: float
+    text_encoder: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check(field.name, getattr(self, field.name), 0 <= getattr(self, field.name) <= 1, "a share from 0 to 1")
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """How the network is trained; `res` holds the sizes of which one is drawn per step."""
 
@@ -39,8 +51,11 @@ class FinetuneConfig:
     res: tuple[int, ...]
     pictures_per_step: int
     phrases_per_picture: int
+    accumulate: int
     learning_rate: float
     muon_learning_rate: float | None
+    rate_shares: RateShares
+    rate_drops: tuple[float, ...]
     weight_decay: float
     warmup_steps: int
     clip_norm: float
@@ -48,19 +63,33 @@ class FinetuneConfig:
     val_res: int
     val_every: int
     val_phrases: int
+    train_phrases: int
+    patience: int | None
+    flip: bool
+    zoom: tuple[float, ...]
     snapshot_every_s: float
     cache_gib: float
+    processes: int
+    workers: int
+    compile: bool
+    checkpoint_activations: bool
 
     def __post_init__(self) -> None:
         check("res", self.res, len(self.res) > 0, "a list of at least one size")
         for res in (*self.res, self.val_res):
             check_res("res" if res in self.res else "val_res", res)
-        for key in ("pictures_per_step", "phrases_per_picture", "val_every", "val_phrases"):
+        for key in ("pictures_per_step", "phrases_per_picture", "accumulate", "val_every", "val_phrases", "processes"):
             check(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
-        for key in ("seed", "steps", "warmup_steps", "weight_decay", "snapshot_every_s", "cache_gib"):
+        not_negative = ("seed", "steps", "warmup_steps", "weight_decay", "snapshot_every_s", "cache_gib", "workers")
+        for key in (*not_negative, "train_phrases"):
             check(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
         for key in ("learning_rate", "clip_norm"):
             check(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
+        check("patience", self.patience, self.patience is None or self.patience >= 1, "null (never) or at least 1")
+        rising = list(self.rate_drops) == sorted(set(self.rate_drops)) and all(0 < at < 1 for at in self.rate_drops)
+        check("rate_drops", self.rate_drops, rising, "rising shares of the steps, each above 0 and below 1")
+        ordered = len(self.zoom) == 2 and 0.1 <= self.zoom[0] <= self.zoom[1] <= 4
+        check("zoom", self.zoom, ordered, "the smallest and the largest, both from 0.1 to 4; [1, 1]: none")
         muon = self.muon_learning_rate
         check("muon_learning_rate", muon, muon is None or muon > 0, "null (AdamW alone) or a number above 0")
         check("seed", self.seed, self.seed < 2**63, "less than 2**63")

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import Rle, Sample, Split, read_samples
 from promptseg.datasets.tokens import read_tokens
 from promptseg.preprocess import mask_to_canvas, picture_to_canvas, read_picture
+from promptseg.tokenizer import ClipTokenizer
+from promptseg.training.views import LEAST_SHOWN, WHOLE, View, swap_sides
 from promptseg.xdecoder.model import MASK_STRIDE, resize_canvas
 from promptseg.xdecoder.text_encoder import END_OF_TEXT
 
@@ -39,8 +42,14 @@ class Batch:
         return self.targets.shape[1]
 
     def to(self, device: torch.device) -> "Batch":
-        """Move to a device."""
-        return Batch(*(tensor.to(device) for tensor in (self.pictures, self.token_ids, self.targets, self.own)))
+        """Move to a device; from pinned memory, without waiting for it."""
+        parts = (self.pictures, self.token_ids, self.targets, self.own)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in parts))
+
+    def pin_memory(self) -> "Batch":
+        """Move to memory that a GPU copies from by itself; a DataLoader asks for it."""
+        parts = (self.pictures, self.token_ids, self.targets, self.own)
+        return Batch(*(tensor.pin_memory() for tensor in parts))
 
 
 class GroundingData:
@@ -69,45 +78,76 @@ class GroundingData:
         self._memory: dict[tuple[str | Rle, int], Tensor] = {}
         self._memory_left = cache_bytes
 
-    def batch(self, pictures: Sequence[int], chosen: Sequence[Sequence[int]], res: int) -> Batch:
-        """Put together pictures (indices into `images`) and, for each, equally many samples (indices)."""
-        flat = [index for indices in chosen for index in indices]
-        targets = torch.stack([self.target(index, res) for index in flat]).flatten(1).float() / 255
+    def batch(
+        self,
+        pictures: Sequence[int],
+        chosen: Sequence[Sequence[int]],
+        views: Sequence[Sequence[View]],
+        res: int,
+    ) -> Batch:
+        """Put together pictures (indices into `images`) and, for each, equally many samples (indices).
+
+        Of a picture's `views` the first is taken that shows enough of every chosen mask, or else the last.
+        """
+        seen = [self._choose(*each) for each in zip(chosen, views, strict=True)]
+        flat = [(index, view) for indices, view in zip(chosen, seen, strict=True) for index in indices]
+        targets = torch.stack([self.target(index, res, view) for index, view in flat]).flatten(1).float() / 255
         masks = [[self.samples[index].mask for index in indices] for indices in chosen]
+        token_ids = [(self._mirrored_ids if view.mirrored else self.token_ids)[index] for index, view in flat]
         return Batch(
-            torch.stack([self.picture(index, res) for index in pictures]).float(),
-            torch.from_numpy(_trimmed(self.token_ids[flat])),
+            torch.stack([self.picture(index, res, view) for index, view in zip(pictures, seen, strict=True)]).float(),
+            torch.from_numpy(_trimmed(np.stack(token_ids))),
             targets.unflatten(0, (len(pictures), -1)),
             torch.tensor([group.index(mask) for group in masks for mask in group]),
         )
 
-    def picture(self, index: int, res: int) -> Tensor:
+    def picture(self, index: int, res: int, view: View = WHOLE) -> Tensor:
         """Uint8 [3, res, res]: the canvas resized as the network does it, rounded; one of the sizes given at first."""
         image = self.images[index]
-        if (image, res) in self._memory:
+        if view == WHOLE and (image, res) in self._memory:
             return self._memory[image, res]
         picture = read_picture(self._archives.read(image), image)
-        canvas = torch.from_numpy(picture_to_canvas(picture)).float()[None]
-        prepared = {size: resize_canvas(canvas, size)[0].round().to(torch.uint8) for size in self._sizes}
-        for size, value in prepared.items():  # decoding is the slow part: once for all sizes
-            self._remember((image, size), value)
+        if view.mirrored:
+            picture = np.ascontiguousarray(picture[:, ::-1])
+        window = view.window(torch.from_numpy(picture_to_canvas(picture)).float()[None])
+        sizes = self._sizes if view == WHOLE else [res]  # decoding is the slow part: once for all sizes
+        prepared = {size: resize_canvas(window, size)[0].round().to(torch.uint8) for size in sizes}
+        self._remember(image, view, prepared)
         return prepared[res]
 
-    def target(self, index: int, res: int) -> Tensor:
+    def target(self, index: int, res: int, view: View = WHOLE) -> Tensor:
         """Uint8 [h, w] at stride 4: 255 times the share of each cell that the mask covers."""
         mask = self.samples[index].mask  # phrases of one object share its target
-        if (mask, res) in self._memory:
+        if view == WHOLE and (mask, res) in self._memory:
             return self._memory[mask, res]
-        canvas = torch.from_numpy(mask_to_canvas(mask.to_mask()))
-        prepared = {size: (soft_target(canvas, size) * 255).round().to(torch.uint8) for size in self._sizes}
-        for size, value in prepared.items():
-            self._remember((mask, size), value)
+        window = view.window(self._mask(index, view))
+        sizes = self._sizes if view == WHOLE else [res]
+        prepared = {size: (soft_target(window, size) * 255).round().to(torch.uint8) for size in sizes}
+        self._remember(mask, view, prepared)
         return prepared[res]
 
-    def _remember(self, key: tuple[str | Rle, int], value: Tensor) -> None:
-        if key not in self._memory and value.nbytes <= self._memory_left:
-            self._memory[key] = value
-            self._memory_left -= value.nbytes
+    @cached_property
+    def _mirrored_ids(self) -> NDArray[np.int32]:
+        return ClipTokenizer().encode_all([swap_sides(sample.phrase) for sample in self.samples])[:, 0]
+
+    def _mask(self, index: int, view: View) -> Tensor:
+        """Bool [CANVAS, CANVAS]."""
+        mask = self.samples[index].mask.to_mask()
+        return torch.from_numpy(mask_to_canvas(np.ascontiguousarray(mask[:, ::-1]) if view.mirrored else mask))
+
+    def _choose(self, indices: Sequence[int], views: Sequence[View]) -> View:
+        if len(views) == 1:
+            return views[0]
+        masks = torch.stack([self._mask(index, views[0]) for index in set(indices)])
+        least = LEAST_SHOWN * masks.sum((1, 2))
+        enough = (view for view in views if (view.window(masks).sum((1, 2)) >= least).all())
+        return next(enough, views[-1])
+
+    def _remember(self, what: str | Rle, view: View, prepared: dict[int, Tensor]) -> None:
+        for size, value in prepared.items() if view == WHOLE else ():
+            if (what, size) not in self._memory and value.nbytes <= self._memory_left:
+                self._memory[what, size] = value
+                self._memory_left -= value.nbytes
 
 
 def _trimmed(token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -118,7 +158,8 @@ def _trimmed(token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
 def soft_target(mask: Tensor, res: int) -> Tensor:
     """Bool [S, S] -> float [ceil(res / 4), ceil(res / 4)]: the share of each cell that lies inside, 0..1.
 
-    The same geometry as mask logits: cells beyond the input, where res is no multiple of 4, count as outside.
+    S is the side of a view, CANVAS for a whole one. The same geometry as mask logits: cells beyond the input, where res
+    is no multiple of 4, count as outside.
     """
     resized = F.interpolate(mask[None, None].float(), size=(res, res), mode="bilinear", antialias=True)
     pad = -res % MASK_STRIDE

@@ -1,20 +1,40 @@
 """The training loop: one page, top to bottom."""
 
-from dataclasses import dataclass
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from promptseg.params import FinetuneConfig
-from promptseg.training.data import GroundingData
+from promptseg.training.data import Batch, GroundingData
+from promptseg.training.device import prepare_network
+from promptseg.training.loading import Steps, batches
+from promptseg.training.losses import LossTerms
 from promptseg.training.optimizers import make_optimizers, set_rates
-from promptseg.training.schedule import draw, rate_share
+from promptseg.training.processes import average
+from promptseg.training.schedule import rate_share
 from promptseg.training.snapshots import Snapshots
-from promptseg.training.terms import batch_terms
+from promptseg.training.terms import Objective
 from promptseg.training.validation import validate
 from promptseg.xdecoder.model import XDecoder
+
+Row = dict[str, float | None]
+TERMS = tuple(field.name for field in fields(LossTerms))
+READ_EVERY = {"cuda": 16, "cpu": 1}  # steps after which losses are read: a GPU must be waited for
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is trained on, what is validated with, and the train split at validation's size (None: not scored)."""
+
+    train: GroundingData
+    val: GroundingData
+    seen: GroundingData | None
 
 
 @dataclass(frozen=True)
@@ -23,67 +43,106 @@ class Outcome:
 
     step: int
     val_miou: float
-    curve: list[dict[str, float | None]]
+    curve: list[Row]
 
 
 def finetune(
-    network: XDecoder, train: GroundingData, val: GroundingData, config: FinetuneConfig, snapshots: Snapshots
+    network: XDecoder, splits: Splits, config: FinetuneConfig, snapshots: Snapshots, accelerator: Accelerator
 ) -> Outcome:
     """Train `network` in place and leave its best weights in it; resume where `snapshots` has a state.
 
-    Runs on CUDA in bfloat16 where there is a GPU, else on the processor in float32. Raises FloatingPointError with the
-    named terms when the loss is not finite.
+    Raises FloatingPointError with the named terms when the loss is not finite.
     """
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device).train()
+    network.to(accelerator.device).train()
+    prepare_network(network, config.compile, config.checkpoint_activations)
+    objective = accelerator.prepare(Objective(network, config.loss_weights))
     optimizers = make_optimizers(network, config)
-    state = snapshots.restore() or _first_state(network, val, config, device)
+    state = snapshots.restore() or _first_state(network, splits, config, accelerator.device)
     network.load_state_dict(state["network"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):  # a first state holds none
         optimizer.load_state_dict(saved)
 
-    bar = tqdm(range(state["step"], config.steps), desc="finetune", initial=state["step"], total=config.steps)
-    for step in bar:
-        drawn = draw(config, step, train.samples_of)
-        batch = train.batch(drawn.pictures, drawn.samples, drawn.res).to(device)
+    steps = Steps(splits.train, config, accelerator.num_processes, accelerator.process_index)
+    todo = range(state["step"], config.steps)
+    bar = tqdm(todo, "finetune", config.steps, initial=todo.start, disable=not accelerator.is_main_process)
+    unread: list[Tensor] = []
+    for step, parts in zip(bar, batches(steps, todo.start, config.workers), strict=True):
         set_rates(optimizers, rate_share(config, step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            terms = batch_terms(network, batch, config.loss_weights)
-        loss = terms.weighted(config.loss_weights)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: the loss is {loss.item()} ({terms.values()}); lower learning_rate")
         network.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+        unread.append(_descend(objective, parts, config, accelerator))
+        accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
 
-        row: dict[str, float | None] = {"step": step + 1, "loss": loss.item(), **terms.values()}
-        if (step + 1) % config.val_every == 0 or step + 1 == config.steps:
-            row["val_miou"] = validate(network, val, config.val_res, config.val_phrases, device)
-            if row["val_miou"] > state["best_miou"]:
-                state |= {"best_miou": row["val_miou"], "best_step": step + 1, "best": _copy(network)}
-        state["curve"].append(row)
-        bar.set_postfix(loss=f"{loss.item():.3f}", best_val_miou=f"{state['best_miou']:.3f}")
-        if snapshots.due() or step + 1 == config.steps:
-            moments = [optimizer.state_dict() for optimizer in optimizers]
-            state |= {"step": step + 1, "network": network.state_dict(), "optimizers": moments}
+        last = step + 1 == config.steps
+        validating = last or (step + 1) % config.val_every == 0
+        if not validating and (step + 1) % READ_EVERY[accelerator.device.type]:
+            continue
+        state["curve"] += _read(unread, step, config)
+        unread = []
+        if validating:
+            last |= _score(network, splits, step + 1, state, config, accelerator.device)
+        bar.set_postfix(loss=f"{state['curve'][-1]['loss']:.3f}", best_val_miou=f"{state['best_miou']:.3f}")
+        if last or snapshots.due():
+            state |= {"step": config.steps if last else step + 1, "network": network.state_dict()}
+            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
             snapshots.save(state)
+        if last:  # of all steps, or of patience
+            break
 
     network.load_state_dict(state["best"])
     return Outcome(state["best_step"], state["best_miou"], state["curve"])
 
 
-def _first_state(network: XDecoder, val: GroundingData, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:
+def _descend(objective: nn.Module, parts: list[Batch], config: FinetuneConfig, accelerator: Accelerator) -> Tensor:
+    """Add up the gradients of a step's parts -> the means of its terms, [terms], on the device."""
+    total = []
+    for part in parts:
+        ahead = accelerator.no_sync(objective) if part is not parts[-1] else nullcontext()
+        with ahead:
+            terms: LossTerms = objective(part.to(accelerator.device))
+            accelerator.backward(terms.weighted(config.loss_weights) / len(parts))
+        total.append(torch.stack([getattr(terms, name) for name in TERMS]).detach())
+    return torch.stack(total).mean(0)
+
+
+def _read(unread: list[Tensor], step: int, config: FinetuneConfig) -> list[Row]:
+    """Rows of the steps up to `step`, which is the last of `unread`; the first loss that is not finite ends the run."""
+    weights = [getattr(config.loss_weights, name) for name in TERMS]
+    rows: list[Row] = []
+    for number, values in enumerate(average(torch.stack(unread)).tolist(), start=step + 1 - len(unread)):
+        loss = math.fsum(weight * value for weight, value in zip(weights, values, strict=True))
+        terms = dict(zip(TERMS, values, strict=True))
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"step {number}: the loss is {loss} ({terms}); lower learning_rate")
+        rows.append({"step": number + 1, "loss": loss, **terms})
+    return rows
+
+
+def _score(
+    network: XDecoder, splits: Splits, step: int, state: dict[str, Any], config: FinetuneConfig, device: torch.device
+) -> bool:
+    """Score the weights after `step`, keep them if none were better; True when patience is at its end."""
+    row: Row = state["curve"][-1]
+    miou = row["val_miou"] = validate(network, splits.val, config.val_res, config.val_phrases, device)
+    if splits.seen is not None:
+        row["train_miou"] = validate(network, splits.seen, config.val_res, config.train_phrases, device)
+    if miou > state["best_miou"]:
+        state |= {"best_miou": miou, "best_step": step, "best": _copy(network)}
+    late = [each for each in state["curve"] if each.get("val_miou") is not None and each["step"] > state["best_step"]]
+    return config.patience is not None and len(late) >= config.patience
+
+
+def _first_state(network: XDecoder, splits: Splits, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:
     """State before the first step; what we start from is scored, so that training can never make it worse."""
-    miou = validate(network, val, config.val_res, config.val_phrases, device)
-    curve: list[dict[str, float | None]] = [{"step": 0, "loss": None, "val_miou": miou}]
     weights = _copy(network)
-    return {
-        "step": 0, "network": weights, "optimizers": [], "curve": curve,
-        "best": weights, "best_step": 0, "best_miou": miou,
+    state: dict[str, Any] = {
+        "step": 0, "network": weights, "optimizers": [], "curve": [{"step": 0, "loss": None}],
+        "best": weights, "best_step": 0, "best_miou": -1.0,
     }  # fmt: skip
+    _score(network, splits, 0, state, config, device)
+    return state
 
 
 def _copy(network: XDecoder) -> dict[str, Tensor]:

@@ -59,9 +59,9 @@ def pool_regions(features: Tensor, masks: Tensor) -> Tensor:
 
 
 def region_contrast(logits: Tensor, own: Tensor, real: Tensor) -> Tensor:
-    """Cross-entropy of each phrase over the regions of the whole batch: scalar.
+    """Cross-entropy of each phrase over the regions of the whole batch: [B].
 
     logits [B, P * K]: phrases against regions; own int64 [B]: each phrase's region; real bool [P * K]: False for the
     repetitions of a region, which are left out.
     """
-    return F.cross_entropy(logits.masked_fill(~real, -torch.inf), own)
+    return F.cross_entropy(logits.masked_fill(~real, -torch.inf), own, reduction="none")

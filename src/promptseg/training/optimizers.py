@@ -4,6 +4,7 @@ Sources: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019); 
 hidden layers in neural networks" (2024).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from promptseg.params import FinetuneConfig
+from promptseg.params import FinetuneConfig, RateShares
 from promptseg.xdecoder.model import XDecoder
 
 BASE_RATE = "base_rate"  # of a group: what the schedule scales
@@ -19,22 +20,17 @@ BASE_RATE = "base_rate"  # of a group: what the schedule scales
 
 def make_optimizers(network: XDecoder, config: FinetuneConfig) -> list[Optimizer]:
     """AdamW over everything, or over all that Muon (`muon_learning_rate`, null: without it) does not take."""
-    groups = parameter_groups(network, config.weight_decay)
-    optimizers: list[Optimizer] = []
-    if config.muon_learning_rate is not None:
-        matrices = [parameter for parameter in groups[0]["params"] if parameter.ndim == 2]
-        groups[0]["params"] = [parameter for parameter in groups[0]["params"] if parameter.ndim != 2]
-        optimizers.append(
-            torch.optim.Muon(
-                [{"params": matrices, BASE_RATE: config.muon_learning_rate}],
-                lr=config.muon_learning_rate,
-                weight_decay=config.weight_decay,
-            )
-        )
-    for group in groups:
-        group[BASE_RATE] = config.learning_rate
-    optimizers.append(torch.optim.AdamW(groups, lr=config.learning_rate, fused=True))
-    return optimizers
+    rate, muon_rate, decay = config.learning_rate, config.muon_learning_rate, config.weight_decay
+    by_muon: list[dict[str, Any]] = []
+    by_adamw: list[dict[str, Any]] = []
+    for (share, decays), parameters in parameter_groups(network, config.rate_shares).items():
+        matrices = [each for each in parameters if decays and each.ndim == 2 and muon_rate is not None]
+        rest = [each for each in parameters if not (decays and each.ndim == 2 and muon_rate is not None)]
+        if matrices and muon_rate is not None:
+            by_muon.append({"params": matrices, "weight_decay": decay, BASE_RATE: muon_rate * share})
+        by_adamw.append({"params": rest, "weight_decay": decay if decays else 0.0, BASE_RATE: rate * share})
+    muon: list[Optimizer] = [torch.optim.Muon(by_muon, lr=muon_rate)] if muon_rate is not None else []
+    return [*muon, torch.optim.AdamW(by_adamw, lr=rate, fused=True)]
 
 
 def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
@@ -44,12 +40,15 @@ def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
             group["lr"] = group[BASE_RATE] * share
 
 
-def parameter_groups(network: XDecoder, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices and kernels; leave biases, norms, scales, embeddings and query tables alone."""
-    kept_whole = {"text_encoder.positional_embedding", "text_encoder.token_embedding.weight"}
-    decayed: list[nn.Parameter] = []
-    whole: list[nn.Parameter] = []
+def parameter_groups(network: XDecoder, shares: RateShares) -> dict[tuple[float, bool], list[nn.Parameter]]:
+    """By share of the learning rate, and by whether they decay.
+
+    Matrices and kernels do; biases, norms, scales, embeddings and query tables are left alone.
+    """
+    tables = {"text_encoder.positional_embedding", "text_encoder.token_embedding.weight"}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in network.named_parameters():
-        is_table = name in kept_whole or name.startswith("mask_decoder.query_") or name.endswith("level_embedding")
-        (whole if parameter.ndim < 2 or is_table else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": whole, "weight_decay": 0.0}]
+        is_table = name in tables or name.startswith("mask_decoder.query_") or name.endswith("level_embedding")
+        share = {"backbone": shares.backbone, "text_encoder": shares.text_encoder}.get(name.partition(".")[0], 1.0)
+        groups[share, parameter.ndim >= 2 and not is_table].append(parameter)
+    return groups

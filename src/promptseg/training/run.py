@@ -4,39 +4,49 @@ import csv
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from promptseg.files import atomic_path
+from promptseg.files import atomic_path, write_json
 from promptseg.params import FinetuneConfig
 from promptseg.training.data import GroundingData
-from promptseg.training.loop import Outcome, finetune
+from promptseg.training.device import make_accelerator
+from promptseg.training.loop import TERMS, Outcome, Splits, finetune
 from promptseg.training.snapshots import fingerprint, open_snapshots
 from promptseg.training.start import initial_network
 from promptseg.xdecoder.model import XDecoder
 
 CODE = Path(__file__).resolve().parent.parent  # a snapshot made by other code is not resumed
-CURVE_COLUMNS = ("step", "loss", "mask_bce", "mask_dice", "contrast", "region", "val_miou")
+CURVE_COLUMNS = ("step", "loss", *TERMS, "val_miou", "train_miou")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run ends with: the network with its best weights, how it got there, and what it started from."""
+    """What a run ends with: the network with its best weights, how it got there, and what it started from.
+
+    `writes` is True in one of the processes that trained together; it alone stores the results.
+    """
 
     network: XDecoder
     outcome: Outcome
     init_sha256: str | None
+    writes: bool
 
 
 def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path, tokens: Path, snapshots: Path) -> Run:
     """Train on the train split, validate on val; a killed run goes on from its last snapshot below `snapshots`."""
+    accelerator = make_accelerator()
     network, init_sha256 = initial_network(model, config)
     budget = int(config.cache_gib * 2**30)
-    train = GroundingData(images, samples, tokens, "train", config.res, budget)
-    val = GroundingData(images, samples, tokens, "val", [config.val_res], budget)
+    splits = Splits(
+        train=GroundingData(images, samples, tokens, "train", config.res, budget),
+        val=GroundingData(images, samples, tokens, "val", [config.val_res], budget),
+        seen=GroundingData(images, samples, tokens, "train", [config.val_res], 0) if config.train_phrases else None,
+    )
     identity = {"model": model, "finetune": asdict(config), "init_sha256": init_sha256}
     name = fingerprint(identity, [samples, tokens, images, *sorted(CODE.rglob("*.py"))])
-    with open_snapshots(snapshots, name, config.snapshot_every_s) as state:
-        outcome = finetune(network, train, val, config, state)
+    with open_snapshots(snapshots, name, config.snapshot_every_s, writes=accelerator.is_main_process) as state:
+        accelerator.wait_for_everyone()  # until the one that writes has the folder to itself
+        outcome = finetune(network, splits, config, state, accelerator)
         state.finish()
-    return Run(network, outcome, init_sha256)
+    return Run(network, outcome, init_sha256, accelerator.is_main_process)
 
 
 def write_curve(path: Path, outcome: Outcome) -> None:
@@ -46,3 +56,17 @@ def write_curve(path: Path, outcome: Outcome) -> None:
         writer.writeheader()
         for row in outcome.curve:
             writer.writerow({key: round(value, 5) for key, value in row.items() if value is not None})
+
+
+def write_summary(path: Path, outcome: Outcome) -> None:
+    """Write the best step's scores as JSON; `overfit_miou` is what the trained pictures score above the others."""
+    best = next(row for row in outcome.curve if row["step"] == outcome.step)
+    train_miou = best.get("train_miou")
+    summary = {
+        "best_step": outcome.step,
+        "steps": outcome.curve[-1]["step"],
+        "val_miou": round(outcome.val_miou, 5),
+        "train_miou": None if train_miou is None else round(train_miou, 5),
+        "overfit_miou": None if train_miou is None else round(train_miou - outcome.val_miou, 5),
+    }
+    write_json(path, summary)

@@ -38,10 +38,11 @@ def fingerprint(params: dict[str, Any], files: Sequence[Path]) -> str:
 
 
 class Snapshots:
-    """Save and restore one run's state, at most every `every_s` seconds."""
+    """Save and restore one run's state, at most every `every_s` seconds; of several processes, one `writes`."""
 
-    def __init__(self, folder: Path, every_s: float) -> None:
+    def __init__(self, folder: Path, every_s: float, writes: bool = True) -> None:
         self._folder = folder
+        self._writes = writes
         self._every_s = every_s
         self._last = time.monotonic()
 
@@ -63,24 +64,31 @@ class Snapshots:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state atomically. Tensors, numbers, strings and containers only: it is read with weights_only."""
+        self._last = time.monotonic()
+        if not self._writes:
+            return
         buffer = io.BytesIO()  # torch's own writer hides that a disk is full behind a RuntimeError
         torch.save(state, buffer)
         with atomic_path(self._folder / "state.pt") as temporary:
             temporary.write_bytes(buffer.getbuffer())
-        self._last = time.monotonic()
 
     def finish(self) -> None:
         """Mark the run as finished: it is kept until another run starts, in case its outputs were not stored yet."""
-        (self._folder / _FINISHED).touch()
+        if self._writes:
+            (self._folder / _FINISHED).touch()
 
 
 @contextmanager
-def open_snapshots(root: Path, run: str, every_s: float) -> Iterator[Snapshots]:
+def open_snapshots(root: Path, run: str, every_s: float, writes: bool = True) -> Iterator[Snapshots]:
     """Lock the folder of `run` below `root` and yield its Snapshots; others' finished states are deleted unless in use.
 
-    Waits while another process trains the very same run, and then finds its state.
+    Waits while another process trains the very same run, and then finds its state. Processes that train together have
+    one that `writes`, which holds the lock for all.
     """
     folder = root / run
+    if not writes:
+        yield Snapshots(folder, every_s, writes=False)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:

@@ -1,13 +1,14 @@
 """The loss terms of one batch: forward, matching, and the means that training descends on."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptseg.params import LossWeights
 from promptseg.training.data import Batch
 from promptseg.training.losses import LossTerms, pairwise_mask_terms, pool_regions, region_contrast
 from promptseg.training.matcher import assign, matching_cost
+from promptseg.training.processes import gathered, mean_over_all, process_index
 from promptseg.xdecoder.mask_decoder import Grounding
 from promptseg.xdecoder.model import XDecoder
 
@@ -15,7 +16,7 @@ from promptseg.xdecoder.model import XDecoder
 def batch_terms(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTerms:
     """Terms of a batch: means over matched pairs or rows, and over the decoder's layers, each matched anew.
 
-    `weights` are those of the matching.
+    `weights` are those of the matching. In one of several processes they are its part, as `mean_over_all` has it.
     """
     mask_features, pyramid = network.encode(batch.pictures)
     phrase = network.text_encoder(batch.token_ids)
@@ -40,14 +41,35 @@ def _matched(
     similarity = network.similarity(grounding.query_embedding, phrase).float()
     bce, dice = pairwise_mask_terms(grounding.mask_logits.flatten(2).float(), targets)
     query = assign(matching_cost(bce, dice, similarity, batch.own, weights), real)  # (P * K, K)
-    contrast = F.cross_entropy(similarity, query.gather(1, batch.own.unsqueeze(1)).squeeze(1))
-    matched_bce, matched_dice = (term.gather(1, query.unsqueeze(1))[:, 0][real].mean() for term in (bce, dice))
-    return torch.stack((matched_bce, matched_dice, contrast))
+    told = F.cross_entropy(similarity, query.gather(1, batch.own.unsqueeze(1)).squeeze(1), reduction="none")
+    contrast = mean_over_all(told, torch.ones_like(told))
+    counted = real.to(bce.dtype)
+    matched = (mean_over_all(term.gather(1, query.unsqueeze(1))[:, 0], counted) for term in (bce, dice))
+    return torch.stack((*matched, contrast))
 
 
 def _told_apart(network: XDecoder, regions: Tensor, phrase: Tensor, own: Tensor, real: Tensor) -> Tensor:
-    """Region contrast of one map: regions [P, K, C], phrase [P * K, C], own [P * K], real [P, K] -> scalar."""
+    """Region contrast of one map: regions [P, K, C], phrase [P * K, C], own [P * K], real [P, K] -> scalar.
+
+    The regions of all processes compete: the phrases of this one find theirs behind those of the processes before it.
+    """
     pictures, per_picture = real.shape
-    candidates = regions.flatten(0, 1).expand(len(phrase), -1, -1)
-    first_of_picture = torch.arange(pictures, device=own.device).repeat_interleave(per_picture) * per_picture
-    return region_contrast(network.similarity(candidates, phrase).float(), first_of_picture + own, real.flatten())
+    candidates = gathered(regions.flatten(0, 1)).expand(len(phrase), -1, -1)
+    first = process_index() * real.numel()
+    first_of_picture = first + torch.arange(pictures, device=own.device).repeat_interleave(per_picture) * per_picture
+    logits = network.similarity(candidates, phrase).float()
+    told = region_contrast(logits, first_of_picture + own, gathered(real.flatten().to(logits.dtype)) > 0)
+    return mean_over_all(told, torch.ones_like(told))
+
+
+class Objective(nn.Module):
+    """A batch's loss terms as a module's forward, which is where data parallelism and autocast take hold."""
+
+    def __init__(self, network: XDecoder, weights: LossWeights) -> None:
+        super().__init__()
+        self.network = network
+        self.weights = weights
+
+    def forward(self, batch: Batch) -> LossTerms:
+        """See `batch_terms`."""
+        return batch_terms(self.network, batch, self.weights)

@@ -1,27 +1,37 @@
 """mIoU of a network on a split, the challenge's way: on the canvas, per phrase, plain mean."""
 
-import numpy as np
 import torch
 
 from promptseg.metrics import overlap
 from promptseg.preprocess import CANVAS, mask_to_canvas
 from promptseg.training.data import GroundingData
+from promptseg.training.processes import process_count, process_index, total
+from promptseg.training.views import WHOLE
 from promptseg.xdecoder.model import XDecoder, best_masks, masks_to_canvas
 
 
 @torch.inference_mode()
 def validate(network: XDecoder, data: GroundingData, res: int, phrases: int, device: torch.device) -> float:
-    """Mean IoU, 0..1, over the first pictures that have `phrases` phrases among them (all of them if fewer)."""
+    """Mean IoU, 0..1, over the first pictures that have `phrases` phrases among them (all of them if fewer).
+
+    Several processes take turns at the pictures; the mean is the same whatever their number.
+    """
     network.eval()
-    scores: list[float] = []
+    pictures: list[tuple[int, int]] = []  # and the place of each one's first phrase among all
+    count = 0
     for picture, samples in enumerate(data.samples_of):
-        if len(scores) >= phrases:
+        if count >= phrases:
             break
-        batch = data.batch([picture], [samples], res).to(device)
+        pictures.append((picture, count))
+        count += len(samples)
+    scores = torch.zeros(count, dtype=torch.float64)
+    for picture, first in pictures[process_index() :: process_count()]:
+        samples = data.samples_of[picture]
+        batch = data.batch([picture], [samples], [[WHOLE]], res).to(device)
         groundings, phrase = network(batch.pictures, batch.token_ids)
         similarity = network.similarity(groundings[-1].query_embedding, phrase)
         masks = masks_to_canvas(best_masks(groundings[-1], similarity).float(), res, CANVAS) > 0
-        for index, mask in zip(samples, masks.cpu().numpy(), strict=True):
-            scores.append(overlap(mask, mask_to_canvas(data.samples[index].mask.to_mask())).iou)
+        for place, (index, mask) in enumerate(zip(samples, masks.cpu().numpy(), strict=True), start=first):
+            scores[place] = overlap(mask, mask_to_canvas(data.samples[index].mask.to_mask())).iou
     network.train()
-    return float(np.mean(scores))
+    return float(total(scores.to(device)).cpu().mean())

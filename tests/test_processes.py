@@ -1,0 +1,148 @@
+"""Two processes train as one does, and workers, parts of steps and recomputation change nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from networks import micro_network
+from trainings import few_scenes, short_training, splits
+
+from promptseg.params import FinetuneConfig
+from promptseg.training import loop
+from promptseg.training.device import make_accelerator
+from promptseg.training.loading import Steps, batches
+from promptseg.training.loop import Outcome, finetune
+from promptseg.training.snapshots import Snapshots
+from promptseg.xdecoder.mask_decoder import MaskAttention
+
+RULE = MaskAttention("inside", "bilinear")
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = short_training(pictures_per_step=4, res=(64,), steps=4, train_phrases=6)
+
+
+@pytest.fixture(autouse=True)
+def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def _train(config: FinetuneConfig, folder: Path) -> Outcome:
+    return finetune(micro_network(RULE), splits(config), config, Snapshots(folder, 1e9), make_accelerator())
+
+
+def _assert_same_curve(one: Outcome, curve: list[dict[str, float | None]]) -> None:
+    assert len(one.curve) == len(curve)
+    for ours, theirs in zip(one.curve, curve, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            expected = value if value is None else pytest.approx(value, rel=2e-4, abs=2e-4)
+            assert theirs[key] == expected, (ours["step"], key)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_share_a_step_out_and_lose_nothing(processes):
+    config = replace(CONFIG, accumulate=2)
+    data = splits(config).train
+    whole = Steps(data, replace(config, accumulate=1), 1, 0)[1][0]
+    parts = [part for index in range(processes) for part in Steps(data, config, processes, index)[1]]
+    assert len(parts) == 2 * processes
+    ours = sorted(part.pictures[row].sum().item() for part in parts for row in range(len(part.pictures)))
+    assert ours == sorted(whole.pictures[row].sum().item() for row in range(4))
+
+
+def test_pictures_that_cannot_be_shared_out_are_refused():
+    with pytest.raises(ValueError, match="pictures_per_step: got 4, wanted a multiple of 6, of 3 processes times fine"):
+        Steps(splits(CONFIG).train, replace(CONFIG, accumulate=2), 3, 0)
+
+
+def test_batches_start_where_they_are_asked_to():
+    steps = Steps(splits(CONFIG).train, CONFIG, 1, 0)
+    found = list(batches(steps, 2, 0))
+    assert len(found) == 2
+    assert torch.equal(found[0][0].pictures, steps[2][0].pictures)
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_batches():
+    steps = Steps(splits(CONFIG).train, CONFIG, 1, 0)
+    for ours, theirs in zip(batches(steps, 0, 0), batches(steps, 0, 1), strict=True):
+        assert all(
+            torch.equal(one, other)
+            for one, other in zip(*(vars(each[0]).values() for each in (ours, theirs)), strict=True)
+        )
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    plain = _train(CONFIG, tmp_path / "plain")
+    _assert_same_curve(_train(replace(CONFIG, checkpoint_activations=True), tmp_path / "recomputed"), plain.curve)
+
+
+def test_parts_of_a_step_add_up_where_terms_do_not_cross_pictures(tmp_path):
+    """The region term compares within a part: without it, two parts of pictures with equal counts are one step."""
+    weights = replace(CONFIG.loss_weights, region=0.0)
+    config = replace(CONFIG, loss_weights=weights, steps=1, learning_rate=1e-6, train_phrases=0)
+    whole, parts = _train(config, tmp_path / "one"), _train(replace(config, accumulate=2), tmp_path / "two")
+    assert parts.curve[1]["contrast"] == pytest.approx(whole.curve[1]["contrast"], rel=1e-4)
+
+
+def test_training_stops_when_patience_is_at_its_end(tmp_path, monkeypatch):
+    scores = iter([0.5, 0.6, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(loop, "validate", lambda *_: next(scores))
+    config = replace(CONFIG, steps=20, val_every=2, patience=2, train_phrases=0)
+    outcome = _train(config, tmp_path)
+    assert (outcome.step, outcome.val_miou) == (2, 0.6)
+    assert outcome.curve[-1]["step"] == 6
+    monkeypatch.setattr(loop, "_descend", lambda *_: pytest.fail("trained again"))
+    assert _train(config, tmp_path).curve == outcome.curve
+
+
+def test_scores_on_what_was_trained_on_stand_beside_validation(tmp_path):
+    outcome = _train(CONFIG, tmp_path)
+    scored = [row["step"] for row in outcome.curve if row.get("train_miou") is not None]
+    assert scored == [row["step"] for row in outcome.curve if row.get("val_miou") is not None] == [0, 2, 4]
+
+
+_ONE_OF_TWO = """
+import json, sys, torch
+torch.cuda.is_available = lambda: False
+from pathlib import Path
+from networks import micro_network
+import trainings
+from test_processes import CONFIG, RULE
+from promptseg.training.data import GroundingData
+from promptseg.training.device import make_accelerator
+from promptseg.training.loop import Splits, finetune
+from promptseg.training.snapshots import Snapshots
+
+folder = Path(sys.argv[1])
+paths = {name: Path(path) for name, path in json.loads(sys.argv[2]).items()}
+open_split = lambda split, sizes: GroundingData(**paths, split=split, sizes=sizes, cache_bytes=10**8)
+accelerator = make_accelerator()
+assert accelerator.num_processes == 2
+small = [CONFIG.val_res]
+three = Splits(open_split("train", CONFIG.res), open_split("val", small), open_split("train", small))
+snapshots = Snapshots(folder, 1e9, writes=accelerator.is_main_process)
+outcome = finetune(micro_network(RULE), three, CONFIG, snapshots, accelerator)
+(folder / f"{accelerator.process_index}.json").write_text(json.dumps(outcome.curve))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    script = tmp_path / "one_of_two.py"
+    script.write_text(_ONE_OF_TWO)
+    paths = json.dumps({name: str(path) for name, path in few_scenes().items()})
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(script), str(tmp_path), paths], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    curves = [json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2)]
+    assert curves[0] == curves[1]
+    _assert_same_curve(_train(CONFIG, tmp_path / "alone"), curves[0])
