@@ -74,6 +74,8 @@ def test_only_what_a_stage_hands_over_is_known_of_params(path: Path) -> None:
         ("qai_hub", set()),
         ("onnxruntime_qnn", {"deploy/qnn_tools.py"}),
         ("ftfy", {"tokenizer.py"}),
+        ("requests", {"transfer/connection.py"}),
+        ("urllib3", {"transfer/connection.py"}),
         ("pycocotools", {"datasets/records.py", "datasets/coco_segmentation.py"}),
     ],
 )
@@ -87,6 +89,11 @@ def test_params_and_metrics_stay_light() -> None:
         assert all(name.partition(".")[0] == "params" for name in modules(path))
     assert packages(LIBRARY / "metrics.py") == {"numpy"}
     assert not modules(LIBRARY / "metrics.py")
+
+
+def test_transfers_know_nothing_of_what_they_carry() -> None:
+    for path in (LIBRARY / "transfer").glob("*.py"):
+        assert all(name.partition(".")[0] in ("transfer", "files") for name in modules(path)), path
 
 
 def test_layers_below_know_nothing_of_those_above() -> None:

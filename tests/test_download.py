@@ -1,0 +1,380 @@
+"""Every fault of a server ends in the right bytes or in one clear error, and what came is not fetched twice."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from promptseg.transfer import connection, download, patience
+from promptseg.transfer.connection import RefusedError
+from promptseg.transfer.download import download as fetch
+from promptseg.transfer.patience import StoppedError
+from tests.fault_server import Fault, Files, serving
+
+CONTENT = bytes(range(256)) * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = CONTENT[::-1]
+NAME = "/a.zip"
+HALF = len(CONTENT) // 2
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    with serving(Files({NAME: CONTENT})) as served:
+        yield served
+
+
+def get(
+    files: Files,
+    folder: Path,
+    *,
+    sha256: str | None = SHA256,
+    size: int | None = len(CONTENT),
+    stop: threading.Event | None = None,
+) -> bytes:
+    target, cache = folder / "out" / "a.zip", folder / "cache"
+    got = fetch(files.address + NAME, target, sha256=sha256, expected_bytes=size, cache=cache, stop=stop)
+    content = target.read_bytes()
+    assert got == hashlib.sha256(content).hexdigest()
+    assert [path.name for path in (folder / "cache" / "partial").iterdir() if path.suffix != ".lock"] == []
+    return content
+
+
+def asked(files: Files) -> list[str | None]:
+    return [wanted for _, wanted, _ in files.requests]
+
+
+def kept(folder: Path) -> int:
+    """Bytes of a partial file that wait for the next run; and nothing lies where the whole should."""
+    assert not (folder / "out").exists() or not list((folder / "out").iterdir())
+    return sum(path.stat().st_size for path in (folder / "cache" / "partial").glob("*.zip"))
+
+
+def test_one_request_is_enough(files: Files, tmp_path: Path) -> None:
+    assert get(files, tmp_path) == CONTENT
+    assert get(files, tmp_path) == CONTENT
+    assert asked(files) == [None]
+
+
+def test_an_empty_file_is_a_file(files: Files, tmp_path: Path) -> None:
+    files.content[NAME] = b""
+    assert get(files, tmp_path, sha256=hashlib.sha256(b"").hexdigest(), size=0) == b""
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, len(CONTENT)), max_size=4), known=st.booleans(), dated=st.booleans())
+def test_cuts_at_any_byte_end_in_the_right_bytes(
+    files: Files, tmp_path_factory: pytest.TempPathFactory, cuts: list[int], known: bool, dated: bool
+) -> None:
+    files.faults = [Fault(cut_at=cut) for cut in cuts]
+    files.dated, files.requests = dated, []
+    folder = tmp_path_factory.mktemp("cuts")
+    assert get(files, folder, sha256=SHA256 if known else None, size=len(CONTENT) if known else None) == CONTENT
+    if known and sum(cuts) < len(CONTENT):
+        ends = [sum(cuts[: count + 1]) for count in range(len(cuts))]
+        assert asked(files) == [None, *(f"bytes={end}-" if end else None for end in ends)]
+
+
+def test_without_a_sum_only_the_same_version_is_continued(files: Files, tmp_path: Path) -> None:
+    """The file changes after a cut: If-Range makes the server send the new one whole."""
+    files.faults = [Fault(content=OTHER, cut_at=HALF)]
+    assert get(files, tmp_path, sha256=None, size=None) == CONTENT
+    ((_, first, _), (_, second, condition)) = files.requests
+    assert (first, second) == (None, f"bytes={HALF}-")
+    assert condition == f'"{hashlib.sha256(OTHER).hexdigest()[:16]}"'
+
+
+def test_a_weak_etag_is_no_version(files: Files, tmp_path: Path) -> None:
+    files.faults = [Fault(cut_at=HALF, headers={"ETag": 'W/"1"', "Last-Modified": ""})]
+    assert get(files, tmp_path, sha256=None, size=None) == CONTENT
+    assert asked(files) == [None, None]
+
+
+def test_a_sum_that_nobody_publishes_is_logged(files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    get(files, tmp_path, sha256=None, size=None)
+    assert f"gives no checksum; the sha256 of what came is {SHA256}" in caplog.text
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_server_in_trouble_is_asked_again(files: Files, tmp_path: Path, status: int) -> None:
+    files.faults = [Fault(status=status)] * (patience.TRIES - 1)
+    assert get(files, tmp_path) == CONTENT
+
+
+def test_a_server_that_stays_in_trouble_is_given_up(files: Files, tmp_path: Path) -> None:
+    files.always = Fault(status=500)
+    with pytest.raises(ValueError, match=r"the server answers 500 .*, 6 times in a row; try again later"):
+        get(files, tmp_path)
+    assert len(files.requests) == patience.TRIES
+
+
+def test_progress_renews_the_patience(files: Files, tmp_path: Path) -> None:
+    files.faults = [Fault(cut_at=10_000)] * 20
+    assert get(files, tmp_path) == CONTENT
+    assert len(files.requests) == 21
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
+def test_a_server_that_says_no_is_not_asked_again(files: Files, tmp_path: Path, status: int) -> None:
+    files.always = Fault(status=status)
+    with pytest.raises(RefusedError, match=f"the server answers {status} ") as caught:
+        get(files, tmp_path)
+    assert caught.value.status == status
+    assert len(files.requests) == 1
+
+
+class Waits(threading.Event):
+    """Notes what it is asked to wait, and does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return False
+
+
+def test_waits_grow_and_are_spread(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 1.0)
+    stop = Waits()
+    files.faults = [Fault(status=500)] * 5
+    assert get(files, tmp_path, stop=stop) == CONTENT
+    shares = [seconds / 2**n for n, seconds in enumerate(stop.seconds)]
+    assert all(0.5 <= share <= 1 for share in shares)
+    assert len(set(shares)) == 5
+
+
+def test_retry_after_is_honoured_in_seconds_and_as_a_date(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 1.0)
+    stop = Waits()
+    dated = formatdate(connection.datetime.now(connection.UTC).timestamp() + 300, usegmt=True)
+    texts = ["7", dated, "Wed, 01 Jan 2020 00:00:00 GMT", "soon"]
+    files.faults = [Fault(status=503, headers={"Retry-After": text}) for text in texts]
+    assert get(files, tmp_path, stop=stop) == CONTENT
+    assert stop.seconds[0] == 7
+    assert 200 < stop.seconds[1] <= 300
+    assert stop.seconds[2] == 0
+    assert 4 <= stop.seconds[3] <= 8
+
+
+def test_a_server_that_asks_for_too_much_time_is_given_up(files: Files, tmp_path: Path) -> None:
+    files.always = Fault(status=429, headers={"Retry-After": "86400"})
+    with pytest.raises(ValueError, match=r"answers 429 .* and asks to wait 86,400 s; try later"):
+        get(files, tmp_path)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_killed_run_is_taken_up(files: Files, tmp_path: Path, ranges: bool) -> None:
+    """Whatever a process left; where the server sends no ranges, from the start."""
+    files.always = Fault(cut_at=HALF, ignores_range=True)
+    with pytest.raises(ValueError, match=r"IncompleteRead\(128000 bytes read, 128000 more.*6 times in a row"):
+        get(files, tmp_path)
+    assert kept(tmp_path) == HALF
+    files.always, files.requests, files.ranges = None, [], ranges
+    assert get(files, tmp_path) == CONTENT
+    assert asked(files) == [f"bytes={HALF}-"]
+
+
+def test_a_whole_partial_file_needs_no_request(files: Files, tmp_path: Path) -> None:
+    leave(tmp_path, CONTENT)
+    assert get(files, tmp_path) == CONTENT
+    assert asked(files) == []
+
+
+def leave(folder: Path, content: bytes) -> None:
+    partial = folder / "cache" / "partial" / f"{SHA256[:16]}-a.zip"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(content)
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+@pytest.mark.parametrize("content", [OTHER[:HALF], OTHER, CONTENT + b"x", b"\0" * 7])
+def test_a_damaged_partial_file_costs_one_more_try(
+    files: Files, tmp_path: Path, content: bytes, size: int | None
+) -> None:
+    leave(tmp_path, content)
+    assert get(files, tmp_path, size=size) == CONTENT
+    assert asked(files)[-1] is None
+
+
+def test_other_bytes_are_refused_and_not_kept(files: Files, tmp_path: Path) -> None:
+    files.content[NAME] = OTHER
+    with pytest.raises(ValueError, match=f"wanted {SHA256}: it is damaged or another version"):
+        get(files, tmp_path)
+    assert kept(tmp_path) == 0
+    assert len(files.requests) == 1
+
+
+def test_other_bytes_in_pieces_are_refused_too(files: Files, tmp_path: Path) -> None:
+    files.content[NAME] = OTHER
+    files.faults = [Fault(cut_at=HALF), Fault(), Fault(cut_at=HALF)]
+    with pytest.raises(ValueError, match=f"wanted {SHA256}: it is damaged or another version"):
+        get(files, tmp_path)
+    assert kept(tmp_path) == 0
+
+
+@pytest.mark.parametrize("size", [1, len(CONTENT) + 1])
+def test_an_offer_of_another_size_is_refused_before_a_byte(files: Files, tmp_path: Path, size: int) -> None:
+    with pytest.raises(ValueError, match=f"got 256,000 bytes offered, wanted {size:,}: another version"):
+        get(files, tmp_path, size=size)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(headers={"Content-Length": str(len(CONTENT) + 500)}),  # promises more than it sends
+        Fault(headers={"Content-Length": str(len(CONTENT) - 500)}),  # or less: the sum tells
+        Fault(headers={"Content-Length": "many"}),
+        Fault(headers={"Content-Length": ""}, cut_at=HALF),  # no length, and cut
+    ],
+)
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+def test_a_wrong_length_ends_in_the_right_bytes_or_an_error(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, size: int | None
+) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 0.2)  # this server promises more and leaves the line open
+    files.faults = [fault]
+    try:
+        got = get(files, tmp_path, size=size)
+    except ValueError as error:
+        got, message = b"", str(error)
+        assert kept(tmp_path) == 0
+    assert got == CONTENT or "another version" in message
+
+
+def test_a_body_beyond_its_size_is_refused(files: Files, tmp_path: Path) -> None:
+    files.always = Fault(headers={"Content-Length": ""}, extra=b"x")
+    with pytest.raises(ValueError, match=r"got 256,001 bytes and more, wanted 256,000: another version"):
+        get(files, tmp_path)
+    assert kept(tmp_path) == 0
+
+
+def test_without_a_size_and_a_sum_nothing_would_tell(files: Files, tmp_path: Path) -> None:
+    files.always = Fault(headers={"Content-Length": ""})
+    assert get(files, tmp_path) == CONTENT
+    with pytest.raises(ValueError, match="got no size, wanted one: without a checksum nothing else tells"):
+        get(files, tmp_path / "other", sha256=None, size=None)
+
+
+@pytest.mark.parametrize("shift", [-100, 100, HALF])
+def test_another_range_than_was_asked_for_is_not_taken(files: Files, tmp_path: Path, shift: int) -> None:
+    files.faults = [Fault(cut_at=HALF), Fault(shift=shift)]
+    assert get(files, tmp_path) == CONTENT
+    assert asked(files) == [None, f"bytes={HALF}-", None]
+
+
+def test_an_encoding_that_was_not_asked_for_is_refused(files: Files, tmp_path: Path) -> None:
+    files.always = Fault(headers={"Content-Encoding": "gzip"})
+    with pytest.raises(ValueError, match="got the encoding 'gzip', wanted the file's own bytes"):
+        get(files, tmp_path)
+
+
+def test_a_trickle_is_as_good_as_silence(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "TRICKLE_S", 0.02)
+    files.faults = [Fault(trickle_s=0.005)]
+    assert get(files, tmp_path) == CONTENT
+    assert asked(files)[1] not in (None, "bytes=0-")  # what trickled in was kept
+
+
+def test_silence_is_not_waited_out(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 0.05)
+    files.faults = [Fault(trickle_s=3600)]
+    assert get(files, tmp_path) == CONTENT
+    assert asked(files) == [None, "bytes=1-"]
+
+
+def test_a_server_that_is_not_there_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not reached, or broken off .*, 6 times in a row"):
+        get(Files({}, address="http://127.0.0.1:9"), tmp_path)
+
+
+@pytest.mark.parametrize("address", ["gopher://x", "http://", "nothing"])
+def test_what_is_no_address_is_refused_at_once(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ValueError, match="not an address that can be read"):
+        fetch(address, tmp_path / "a", sha256=None, expected_bytes=None, cache=tmp_path)
+    with pytest.raises(ValueError, match="got no address to fetch it from"):
+        fetch([], tmp_path / "a", sha256=None, expected_bytes=None, cache=tmp_path)
+
+
+def test_addresses_are_tried_in_order_and_share_what_came(files: Files, tmp_path: Path) -> None:
+    """The first has none, the second breaks off for good, the third has another version, the fourth ends it."""
+    with serving(Files({NAME: OTHER + b"x"})) as third, serving(Files({NAME: CONTENT})) as fourth:
+        files.faults = [Fault(cut_at=HALF)]
+        files.always = Fault(status=500)
+        addresses = [files.address + "/none.zip", files.address + NAME, third.address + NAME, fourth.address + NAME]
+        files.faults.insert(0, Fault(status=404))
+        target = tmp_path / "a.zip"
+        fetch(addresses, target, sha256=SHA256, expected_bytes=len(CONTENT), cache=tmp_path / "cache")
+        assert target.read_bytes() == CONTENT
+        assert asked(third) == asked(fourth) == [f"bytes={HALF}-"]
+
+
+def test_when_no_address_gives_it_each_says_why(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none of 2 addresses .*one.zip: .* 404 .*two.zip: .* 404"):
+        fetch(
+            [files.address + "/one.zip", files.address + "/two.zip"],
+            tmp_path / "a.zip",
+            sha256=SHA256,
+            expected_bytes=None,
+            cache=tmp_path / "cache",
+        )
+
+
+def test_room_is_looked_for_before_a_byte_is_written(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, CONTENT[:HALF])
+    usage = type("Usage", (), {"free": HALF - 1})
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"got 127,999 free bytes, wanted 128,000 for a.zip; make room"):
+        get(files, tmp_path)
+    assert kept(tmp_path) == HALF
+    usage.free = HALF
+    assert get(files, tmp_path) == CONTENT
+
+
+def test_once_stopped_it_ends_and_keeps_what_came(files: Files, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        get(files, tmp_path, stop=stop)
+    assert kept(tmp_path) > 0
+
+
+def test_two_runs_at_once_fetch_it_once(files: Files, tmp_path: Path) -> None:
+    files.always = Fault(cut_at=HALF)
+    runs = [threading.Thread(target=get, args=(files, tmp_path)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert (tmp_path / "out" / "a.zip").read_bytes() == CONTENT
+    assert asked(files) == [None, f"bytes={HALF}-"]
+
+
+def test_another_disk_is_reached_by_a_copy(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_disk = tmp_path / "cache"
+    replace = os.replace
+
+    def across(source: Path, target: Path) -> Path:
+        if Path(source).is_relative_to(other_disk) and not Path(target).is_relative_to(other_disk):
+            raise OSError(18, "Invalid cross-device link")
+        replace(source, target)
+        return target
+
+    monkeypatch.setattr(Path, "replace", across)
+    assert get(files, tmp_path) == CONTENT
