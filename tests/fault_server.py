@@ -36,6 +36,7 @@ class Files:
     ranges: bool = True
     dated: bool = True  # ETag and Last-Modified are sent
     address: str = ""
+    both: threading.Barrier | None = None  # an answer waits here for others
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next_fault(self) -> Fault:
@@ -51,6 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
         self.files.requests.append((self.path, asked, condition))
         fault = self.files.next_fault()
+        if self.files.both is not None:
+            self.files.both.wait()
         if fault.status != 200:
             return self._send(fault.status, b"", {"Content-Length": "0", **fault.headers}, fault)
         content = self.files.content.get(self.path) if fault.content is None else fault.content
@@ -78,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.end_headers()
         if fault.trickle_s is not None:
-            for at in range(len(body)):
+            for at in range(len(body)):  # the client hangs up some time: then this raises
                 self.wfile.write(body[at : at + 1])
                 time.sleep(fault.trickle_s)
         self.wfile.write(body[: fault.cut_at])

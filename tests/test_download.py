@@ -1,5 +1,6 @@
 """Every fault of a server ends in the right bytes or in one clear error, and what came is not fetched twice."""
 
+import errno
 import hashlib
 import os
 import threading
@@ -58,7 +59,7 @@ def asked(files: Files) -> list[str | None]:
 def kept(folder: Path) -> int:
     """Bytes of a partial file that wait for the next run; and nothing lies where the whole should."""
     assert not (folder / "out").exists() or not list((folder / "out").iterdir())
-    return sum(path.stat().st_size for path in (folder / "cache" / "partial").glob("*.zip"))
+    return sum(path.stat().st_size for path in (folder / "cache" / "partial").glob("?" * 64))
 
 
 def test_one_request_is_enough(files: Files, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_a_whole_partial_file_needs_no_request(files: Files, tmp_path: Path) -> 
 
 
 def leave(folder: Path, content: bytes) -> None:
-    partial = folder / "cache" / "partial" / f"{SHA256[:16]}-a.zip"
+    partial = folder / "cache" / "partial" / SHA256
     partial.parent.mkdir(parents=True)
     partial.write_bytes(content)
 
@@ -344,6 +345,19 @@ def test_room_is_looked_for_before_a_byte_is_written(
         get(files, tmp_path)
     assert kept(tmp_path) == HALF
     usage.free = HALF
+    assert get(files, tmp_path) == CONTENT
+
+
+def test_a_disk_that_fills_keeps_what_came(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullAfterABlock(download.tqdm):
+        def update(self, _: float | None = 1) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(download, "tqdm", FullAfterABlock)
+        with pytest.raises(OSError, match=r"make room and run again; what came is kept: '.*partial/"):
+            get(files, tmp_path)
+    assert 0 < kept(tmp_path) < len(CONTENT) + 1
     assert get(files, tmp_path) == CONTENT
 
 

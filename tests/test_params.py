@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from promptseg.params import RefcocogConfig, ShapesConfig, check_res, read_data_config, read_params
+from promptseg.params import LpcvcConfig, ReferConfig, ShapesConfig, check_res, read_data_config, read_params
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def test_the_projects_own_params_are_read_and_not_converted():
 def test_the_projects_own_data_configs_are_read_and_not_converted(name):
     content = yaml.safe_load((ROOT / "configs" / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
     config = read_data_config(ROOT, name)
-    assert isinstance(config, {"shapes": ShapesConfig, "refcocog": RefcocogConfig}[content["kind"]])
+    assert isinstance(config, {"shapes": ShapesConfig, "refer": ReferConfig, "lpcvc": LpcvcConfig}[content["kind"]])
     _assert_equal_leaves(config, content)
 
 
@@ -78,6 +78,7 @@ def test_the_data_that_params_name_exist():
     ("dotted", "value"),
     [
         ("mirror", "../shared/mirror"),
+        ("mirror", ["a", "http://b"]),
         ("res", 64),
         ("res", 590),
         ("res", 1024),
@@ -107,7 +108,8 @@ def test_values_within_reason_are_taken_as_they_are(tmp_path, dotted, value):
         ("res", [320], r"[320]", "a whole number"),
         ("data", None, "None", "text"),
         ("data", 3, "3", "text"),
-        ("mirror", 3, "3", "text or null"),
+        ("mirror", 3, "3", "text or a list, each item text or null"),
+        ("mirror", [], "()", "null, a place, or a list of at least one"),
         ("model", "huge", "'huge'", "one of nano"),
         ("finetune", 3, "3", "a section with keys"),
         ("finetune", None, "None", "a section with keys"),
@@ -225,7 +227,7 @@ def _data_config(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "dotted", "value", "message"),
     [
-        ("shapes", "kind", "photos", "kind: got 'photos', wanted one of shapes, refcocog"),
+        ("shapes", "kind", "photos", "kind: got 'photos', wanted one of shapes, refer, lpcvc"),
         ("shapes", "kind", ABSENT, "kind: got None, wanted one of"),
         ("shapes", "seed", -1, "seed: got -1, wanted 0 or more"),
         ("shapes", "val_scenes", 0, "val_scenes: got 0, wanted at least 1"),
@@ -234,14 +236,26 @@ def _data_config(name: str) -> dict[str, Any]:
         ("shapes", "targets_per_scene", None, "targets_per_scene: got None, wanted a whole number"),
         ("shapes", "colour", "red", "colour: unknown key"),
         ("refcocog", "images", "a.zip", "images: got 'a.zip', wanted a section with keys"),
-        ("refcocog", "images.bytes", "many", "images.bytes: got 'many', wanted a whole number"),
+        ("refcocog", "images.bytes", "many", "images.bytes: got 'many', wanted a whole number or null"),
+        ("refcocog", "images.bytes", -1, "images.bytes: got -1, wanted 0 or more, or null where unknown"),
+        ("refcocog", "pictures", "some", "pictures: got 'some', wanted one of archive, single"),
+        ("refcocog", "single.path", "/a", "single.path: got '/a', wanted a path below the mirror"),
+        ("refcocog", "single.url", "a", "single.url: got 'a', wanted an address"),
+        ("refcocog", "single.at_once", 0, "single.at_once: got 0, wanted from 1 to 64"),
+        ("refcocog", "folder", "..", "folder: got '..', wanted a path below"),
+        ("refcoco", "test_splits", [], "test_splits: got (), wanted at least one of test, testA, testB"),
+        ("refcoco", "test_splits", ["val"], "test_splits[0]: got 'val', wanted one of test, testA, testB"),
+        ("lpcvc", "phrase_attributes", "text", "phrase_attributes: got 'text', wanted a list, each item text or null"),
+        ("lpcvc", "phrase_attributes", [1], "phrase_attributes[0]: got 1, wanted text"),
+        ("lpcvc", "val_share", 0, "val_share: got 0, wanted a share above 0 and below 1"),
+        ("lpcvc", "test_share", 0.95, "test_share: got 0.95, wanted a share that leaves some for train"),
         ("refcocog", "images.path", "../a.zip", "images.path: got '../a.zip', wanted a path below the mirror"),
         ("refcocog", "images.path", "/a.zip", "images.path: got '/a.zip', wanted a path below the mirror"),
         ("refcocog", "images.url", "ftp://a", "images.url: got 'ftp://a', wanted an address"),
         ("refcocog", "refs.sha256", "abc", "refs.sha256: got 'abc', wanted 64 lower-case"),
-        ("refcocog", "refs.sha256", ABSENT, "refs.sha256: missing; wanted text"),
+        ("refcocog", "refs.sha256", ABSENT, "refs.sha256: missing; wanted text or null"),
         ("refcocog", "train_refs", 0, "train_refs: got 0, wanted null (all) or at least 1"),
-        ("refcocog", "split_by", "google", "split_by: got 'google', wanted one of umd"),
+        ("refcocog", "split_by", "gogle", "split_by: got 'gogle', wanted one of umd, unc, google"),
     ],
 )
 def test_a_bad_data_config_is_refused_by_file_and_name(tmp_path, name, dotted, value, message):
@@ -251,9 +265,14 @@ def test_a_bad_data_config_is_refused_by_file_and_name(tmp_path, name, dotted, v
     assert str(caught.value).startswith(f"configs/data/mine.yaml: {message}")
 
 
+def test_a_mirror_of_a_list_that_is_no_text_is_named_by_its_place(tmp_path):
+    refusal = _refusal(_write(tmp_path, _changed(OWN, "mirror", ["a", None])))
+    assert refusal == "mirror[1]: got None, wanted text"
+
+
 @pytest.mark.parametrize("name", ["coco", "../data/shapes", "", "shapes.yaml"])
 def test_an_unknown_data_set_is_refused_with_those_there_are(name):
-    with pytest.raises(ValueError, match=r"data: got .*wanted one of refcocog, shapes, shapes_large"):
+    with pytest.raises(ValueError, match=r"data: got .*wanted one of lpcvc, refcoco, .*, shapes, shapes_large"):
         read_data_config(ROOT, name)
 
 

@@ -1,58 +1,28 @@
 """Archives from an address, a mirror's address or a folder: verified, or refused with nothing left behind."""
 
-import errno
 import hashlib
 import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from promptseg.datasets import sources
-from promptseg.datasets.sources import obtain, resolve_folder
+from promptseg.datasets.sources import Mirror, obtain_all, resolve_folder, side_by_side
 from promptseg.params import Source
+from promptseg.transfer import patience
+from tests.fault_server import Fault, Files, serving
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OTHER_SHA256 = "0" * 64
 PATH = "coco/zips/train 2014.zip"
+ADDRESS_PATH = "/coco/zips/train%202014.zip"
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class BrokenHandler(BaseHTTPRequestHandler):
-    """Promises all of CONTENT and sends half of it."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write(CONTENT[: len(CONTENT) // 2])
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class QuietServer(ThreadingHTTPServer):
-    """Says nothing of clients that hang up, which here they do on purpose."""
-
-    def handle_error(self, *_: Any) -> None:
-        pass
-
-
-def serve(handler: Any) -> Iterator[str]:
-    with QuietServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
 
 
 @pytest.fixture
@@ -64,21 +34,30 @@ def mirror(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(mirror: Path) -> Iterator[str]:
-    yield from serve(partial(QuietHandler, directory=str(mirror)))
+def files() -> Iterator[Files]:
+    with serving(Files({ADDRESS_PATH: CONTENT})) as served:
+        yield served
 
 
 @pytest.fixture
-def broken() -> Iterator[str]:
-    yield from serve(BrokenHandler)
+def served(files: Files) -> str:
+    return files.address
 
 
-def source(url: str = "http://127.0.0.1:9/x.zip", size: int = len(CONTENT), sha256: str = SHA256) -> Source:
+def obtain(source: Source, mirror: Mirror, cache: Path) -> Path:
+    (path,) = obtain_all([source], mirror, cache)
+    return path
+
+
+def source(
+    url: str | None = "http://127.0.0.1:9/x.zip", size: int | None = len(CONTENT), sha256: str | None = SHA256
+) -> Source:
     return Source(PATH, url, size, sha256)
 
 
 def entries(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.exists() else []
+    """What lies where whole archives lie."""
+    return [path.name for path in folder.iterdir() if path.name != "partial"] if folder.exists() else []
 
 
 def test_a_download_is_verified_and_named_by_its_sum(served: str, tmp_path: Path) -> None:
@@ -110,20 +89,22 @@ def test_a_folder_is_used_in_place(mirror: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", [f"{SHA256}  {PATH}\n", f"{SHA256} *./{PATH}\n"])
 def test_a_mirrors_own_sums_count_in_a_folder_and_at_an_address(
-    served: str, mirror: Path, tmp_path: Path, line: str
+    files: Files, mirror: Path, tmp_path: Path, line: str
 ) -> None:
     full_size = source(size=13_510_573_713, sha256=OTHER_SHA256)
     (mirror / "SHA256SUMS").write_text(line)
+    files.content["/SHA256SUMS"] = line.encode()
     assert obtain(full_size, str(mirror), tmp_path / "cache") == mirror / PATH
-    assert obtain(full_size, served, tmp_path / "cache").read_bytes() == CONTENT
+    assert obtain(full_size, files.address, tmp_path / "cache").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("sums", [None, f"{OTHER_SHA256}  {PATH}\n", f"{SHA256}  another/path.zip\n"])
-def test_other_bytes_are_refused_everywhere(served: str, mirror: Path, tmp_path: Path, sums: str | None) -> None:
+def test_other_bytes_are_refused_everywhere(files: Files, mirror: Path, tmp_path: Path, sums: str | None) -> None:
     if sums:
         (mirror / "SHA256SUMS").write_text(sums)
-    wrong = source(f"{served}/coco/zips/train%202014.zip", sha256=OTHER_SHA256)
-    for base in (None, served, str(mirror)):
+        files.content["/SHA256SUMS"] = sums.encode()
+    wrong = source(files.address + ADDRESS_PATH, sha256=OTHER_SHA256)
+    for base in (None, files.address, str(mirror)):
         with pytest.raises(ValueError, match=f"got sha256 {SHA256}, wanted {OTHER_SHA256}: it is damaged or another"):
             obtain(wrong, base, tmp_path / "cache")
     assert entries(tmp_path / "cache") == []
@@ -146,37 +127,94 @@ def test_a_server_that_is_not_there_is_refused(tmp_path: Path) -> None:
             obtain(source(), mirror, tmp_path / "cache")
 
 
-def test_a_connection_that_breaks_off_leaves_nothing(broken: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"got 640,000 of 1,280,000 bytes"):
-        obtain(source(f"{broken}/x.zip"), None, tmp_path / "cache")
-    assert entries(tmp_path / "cache") == []
-
-
-def test_a_disk_without_room_is_refused_first(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(sources.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"got 1,000 free bytes, wanted 1,280,000"):
-        obtain(source(), served, tmp_path / "cache")
-    assert entries(tmp_path / "cache") == []
-
-
-def test_a_disk_that_fills_leaves_nothing(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullAfterABlock(sources.tqdm):
-        def update(self, _: float | None = 1) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(sources, "tqdm", FullAfterABlock)
-    with pytest.raises(OSError, match="make room and run again"):
-        obtain(source(), served, tmp_path / "cache")
-    assert entries(tmp_path / "cache") == []
-
-
 @pytest.mark.parametrize("name", ["nowhere", "file:///tmp", ""])
 def test_a_mirror_that_is_not_there_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="wanted null, a folder or an http"):
         obtain(source(), name, tmp_path / "cache")
+
+
+def test_mirrors_are_tried_in_order(files: Files, mirror: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    empty = Files({})
+    with serving(empty):
+        got = obtain(source(), ("nowhere", str(tmp_path), empty.address, files.address, str(mirror)), cache)
+    assert got.read_bytes() == CONTENT
+    assert entries(cache) == [got.name]
+    assert [path for path, _, _ in empty.requests] == ["/SHA256SUMS", ADDRESS_PATH]
+    assert obtain(source(), (str(mirror), "http://127.0.0.1:9"), cache) == mirror / PATH
+
+
+def test_a_second_mirror_ends_what_the_first_began(files: Files, tmp_path: Path) -> None:
+    half = len(CONTENT) // 2
+    files.faults = [Fault(status=404), Fault(cut_at=half)]
+    files.always = Fault(status=403)
+    with serving(Files({ADDRESS_PATH: CONTENT})) as second:
+        got = obtain(source(), (files.address, second.address), tmp_path / "cache")
+        assert got.read_bytes() == CONTENT
+        assert [asked for _, asked, _ in second.requests] == [None, f"bytes={half}-"]
+
+
+def test_when_no_mirror_has_it_each_says_why(files: Files, tmp_path: Path) -> None:
+    files.content.clear()
+    with pytest.raises(ValueError, match=r"none of 2 mirrors .*this mirror has no .*; .*answers 404"):
+        obtain(source(), (str(tmp_path), files.address), tmp_path / "cache")
+
+
+def test_what_has_no_public_address_needs_a_mirror(mirror: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mirror: got null, wanted a place that has 'coco/zips/train 2014.zip'"):
+        obtain(source(url=None), None, tmp_path / "cache")
+    assert obtain(source(url=None), str(mirror), tmp_path / "cache") == mirror / PATH
+
+
+def test_a_sum_that_nobody_publishes_is_logged(
+    files: Files, mirror: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = source(files.address + ADDRESS_PATH, None, None)
+    for place in (None, str(mirror)):
+        assert obtain(unknown, place, tmp_path / "cache").read_bytes() == CONTENT
+        assert SHA256 in caplog.text
+        caplog.clear()
+
+
+def test_several_archives_come_side_by_side(files: Files, tmp_path: Path) -> None:
+    """Each answer waits for the other's request."""
+    other = b"other" * 1000
+    files.content["/other.zip"] = other
+    files.both = threading.Barrier(2, timeout=30)
+    second = Source("other.zip", files.address + "/other.zip", len(other), hashlib.sha256(other).hexdigest())
+    got = obtain_all([source(files.address + ADDRESS_PATH), second], None, tmp_path / "cache")
+    assert [path.read_bytes() for path in got] == [CONTENT, other]
+
+
+def test_a_failure_ends_the_others_and_they_keep_what_came(files: Files, tmp_path: Path) -> None:
+    """The large one trickles without end, the small one is refused; the next run goes on."""
+    files.always = Fault(trickle_s=0.01)
+    large = source(files.address + ADDRESS_PATH)
+    small = replace(large, path="x.zip", url="http://127.0.0.1:9/x", sha256=OTHER_SHA256)
+    with pytest.raises(ValueError, match="not reached, or broken off"):
+        obtain_all([large, small], None, tmp_path / "cache")
+    assert entries(tmp_path / "cache") == []
+    kept = (tmp_path / "cache" / "partial" / SHA256).stat().st_size
+    files.always, files.requests = None, []
+    assert obtain(large, None, tmp_path / "cache").read_bytes() == CONTENT
+    assert [asked for _, asked, _ in files.requests] == [f"bytes={kept}-" if kept else None]
+
+
+def test_an_error_of_ours_is_raised_before_that_of_being_stopped() -> None:
+    stop = threading.Event()
+
+    def stopped() -> None:
+        assert stop.wait(30)
+        raise patience.StoppedError
+
+    def failing() -> None:
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        side_by_side([stopped, failing], stop, 2)
+    assert side_by_side([lambda: 1, lambda: 2], threading.Event(), 1) == [1, 2]
 
 
 def test_a_mirror_without_the_file_is_refused(mirror: Path, tmp_path: Path) -> None:

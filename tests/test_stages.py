@@ -62,7 +62,8 @@ def test_every_stage_explains_itself(project: Path, name: str) -> None:
     [
         (
             {"data": "photos"},
-            "data: got 'photos', wanted one of refcocog, shapes, shapes_large (files of configs/data)",
+            "data: got 'photos', wanted one of lpcvc, refcoco, refcoco_plus, refcocog, shapes, shapes_large (files of "
+            "configs/data)",
         ),
         ({"finetune__steps": "many"}, "finetune.steps: got 'many', wanted a whole number"),
         ({"hub__speed": 3}, "hub.speed: unknown key; wanted only "),

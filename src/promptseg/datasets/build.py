@@ -2,19 +2,21 @@
 
 from pathlib import Path
 
-from promptseg.datasets.refcocog import build_refcocog
+from promptseg.datasets.lpcvc import build_lpcvc
+from promptseg.datasets.refcoco import build_refcoco
 from promptseg.datasets.shapes import build_shapes
-from promptseg.params import DataConfig, ShapesConfig
+from promptseg.datasets.sources import Mirror
+from promptseg.params import DataConfig, LpcvcConfig, ShapesConfig
 
 
-def build_dataset(
-    config: DataConfig, mirror: str | None, cache: Path, images: Path, samples: Path, pictures: Path
-) -> None:
+def build_dataset(config: DataConfig, mirror: Mirror, cache: Path, images: Path, samples: Path, pictures: Path) -> None:
     """Write the folder `images` (stored archives), `samples` and `pictures` (JSON lines), each whole or not at all.
 
-    `mirror` replaces the addresses of downloaded data sets, and `cache` keeps their archives; `shapes` needs neither.
+    `mirror` replaces the addresses of downloaded data sets, and `cache` keeps what is fetched; `shapes` needs neither.
     """
     if isinstance(config, ShapesConfig):
         build_shapes(config, images, samples, pictures)
+    elif isinstance(config, LpcvcConfig):
+        build_lpcvc(config, mirror, cache, images, samples, pictures)
     else:
-        build_refcocog(config, mirror, cache, images, samples, pictures)
+        build_refcoco(config, mirror, cache, images, samples, pictures)

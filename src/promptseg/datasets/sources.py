@@ -1,4 +1,4 @@
-"""Where a data set's archives come from: their public address, a mirror's, or a folder on this machine; verified.
+"""Where a data set's archives come from: their public address, mirrors' addresses, or folders here; verified.
 
 A mirror is a folder, or an http(s) address, laid out alike: `mirror/path` stands for a source's `url`. It may be a
 smaller copy, and then says so itself: `SHA256SUMS` at its root (lines of "<sha256>  <path>") replaces configured sums.
@@ -8,43 +8,86 @@ import hashlib
 import logging
 import os
 import re
-import shutil
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path, PurePosixPath
-from urllib.error import HTTPError, URLError
+from typing import TypeVar
 from urllib.parse import quote
 
-from tqdm import tqdm
-
-from promptseg.files import atomic_path, sha256_of
+from promptseg.files import sha256_of
 from promptseg.params import Source
+from promptseg.transfer.connection import RefusedError
+from promptseg.transfer.download import download
+from promptseg.transfer.patience import StoppedError
+from promptseg.transfer.small import fetch_small
 
 SUMS_FILE = "SHA256SUMS"
-BLOCK_BYTES = 1 << 20
-TIMEOUT_S = 60.0  # without a byte
 SHA256 = re.compile(r"[0-9a-f]{64}")
+Mirror = str | tuple[str, ...] | None
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
-def obtain(source: Source, mirror: str | None, cache: Path) -> Path:
-    """Return the path of `source`'s archive, whole and verified.
+def obtain_all(sources: Sequence[Source], mirror: Mirror, cache: Path) -> list[Path]:
+    """Return the paths of the archives, whole and verified, in order; what is missing is fetched side by side.
 
-    With `mirror` null it is downloaded from its url into `cache`, once; with an address, from there; with a folder, it
-    is used where it lies. Raises ValueError when it is not there or not what its checksum says, OSError on a full disk.
+    Each comes from its url into `cache`, once, where `mirror` is null; else from the first of the mirrors that has it:
+    from an address into `cache`, from a folder where it lies. The first failure ends the others, which keep what came.
+    Raises ValueError when one is not there or not what its checksum says, OSError on a full disk.
     """
+    stop = threading.Event()
+    return side_by_side([partial(obtain, source, mirror, cache, stop) for source in sources], stop, len(sources))
+
+
+def side_by_side(tasks: Sequence[Callable[[], _T]], stop: threading.Event, at_once: int) -> list[_T]:
+    """Return what `tasks` return, run in threads; once one fails or the user interrupts, `stop` is set for the rest.
+
+    Raises the first failure that is not a StoppedError.
+    """
+    with ThreadPoolExecutor(at_once) as threads:
+        futures = [threads.submit(task) for task in tasks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            if not all(future.done() for future in futures):
+                stop.set()
+                threads.shutdown(cancel_futures=True)
+    failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    for error in sorted(failures, key=lambda error: isinstance(error, StoppedError)):
+        raise error
+    return [future.result() for future in futures]
+
+
+def obtain(source: Source, mirror: Mirror, cache: Path, stop: threading.Event) -> Path:
+    """Return the path of one archive; see `obtain_all`."""
     if mirror is None:
-        return _cached(source.url, source.path, source.sha256, source.bytes, cache)
-    if _is_address(mirror):
-        base = mirror.rstrip("/")
-        sums = _parse_sums(_read_remote_sums(base), f"{base}/{SUMS_FILE}")
-        sha256 = sums.get(source.path, source.sha256)
-        expected_bytes = None if source.path in sums else source.bytes
-        return _cached(f"{base}/{quote(source.path)}", source.path, sha256, expected_bytes, cache)
-    return _in_folder(source, resolve_folder(mirror))
+        if source.url is None:
+            raise ValueError(f"mirror: got null, wanted a place that has {source.path!r}: no public address is known")
+        return _cached(source.url, source.path, source.sha256, source.bytes, cache, stop)
+    return first_of(places(mirror), lambda place: _from_place(source, place, cache, stop))
+
+
+def places(mirror: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the mirrors in the order in which they are tried."""
+    return (mirror,) if isinstance(mirror, str) else mirror
+
+
+def first_of(tried: Sequence[str], take: Callable[[str], _T]) -> _T:
+    """Return what `take` makes of the first place where it raises no ValueError; else raise one that names them all."""
+    failures: list[ValueError] = []
+    for place in tried:
+        try:
+            return take(place)
+        except ValueError as error:
+            failures.append(error)
+            if len(failures) < len(tried):
+                _log.warning("%s; trying the next mirror", error)
+    if len(failures) == 1:
+        raise failures[0]
+    raise ValueError(f"none of {len(tried)} mirrors gives what is wanted: {'; '.join(map(str, failures))}")
 
 
 def resolve_folder(mirror: str) -> Path:
@@ -64,40 +107,31 @@ def resolve_folder(mirror: str) -> Path:
             return folder
     looked = ", ".join(str(folder) for folder in candidates)
     raise ValueError(
-        f"mirror: got {mirror!r}, which is no folder ({looked}); wanted null, a folder or an http(s) address"
+        f"mirror: got {mirror!r}, which is no folder ({looked}); wanted null, a folder or an http(s) address, or a list"
     )
 
 
-def download(address: str, target: Path, sha256: str, expected_bytes: int | None) -> None:
-    """Stream `address` into `target`, which appears only when its bytes have that sha256; else nothing stays behind.
-
-    One connection, one attempt. Raises ValueError when the server refuses, is not reached, stops early or sends other
-    bytes; OSError when the disk is full.
-    """
-    digest = hashlib.sha256()
-    with _opened(address) as response, atomic_path(target) as temporary:
-        size = _size(address, response.length, expected_bytes)
-        _check_room(target, size)
-        progress = tqdm(total=size, unit="B", unit_scale=True, desc=target.name)
-        with temporary.open("wb") as stream, progress:
-            while block := response.read(BLOCK_BYTES):
-                stream.write(block)
-                digest.update(block)
-                progress.update(len(block))
-        if size is not None and temporary.stat().st_size < size:
-            raise ValueError(
-                f"{address}: got {temporary.stat().st_size:,} of {size:,} bytes; run `dvc repro fetch` again"
-            )
-        _check_sum(address, digest.hexdigest(), sha256)
+def is_address(place: str) -> bool:
+    """Whether a mirror is reached over http(s)."""
+    return place.startswith(("http://", "https://"))
 
 
-def _cached(address: str, path: str, sha256: str, expected_bytes: int | None, cache: Path) -> Path:
-    target = cache / f"{sha256[:16]}-{PurePosixPath(path).name}"
-    if target.is_file():
-        if sha256_of(target) == sha256:
-            return target
-        _log.warning("%s was damaged after it was fetched; fetching it again", target)
-    download(address, target, sha256, expected_bytes)
+def _from_place(source: Source, place: str, cache: Path, stop: threading.Event) -> Path:
+    if not is_address(place):
+        return _in_folder(source, resolve_folder(place))
+    base = place.rstrip("/")
+    sums = _parse_sums(_read_remote_sums(base, stop), f"{base}/{SUMS_FILE}")
+    sha256 = sums.get(source.path, source.sha256)
+    expected_bytes = None if source.path in sums else source.bytes
+    return _cached(f"{base}/{quote(source.path)}", source.path, sha256, expected_bytes, cache, stop)
+
+
+def _cached(
+    address: str, path: str, sha256: str | None, expected_bytes: int | None, cache: Path, stop: threading.Event
+) -> Path:
+    key = sha256 or hashlib.sha256(address.encode()).hexdigest()
+    target = cache / f"{key[:16]}-{PurePosixPath(path).name}"
+    download(address, target, sha256=sha256, expected_bytes=expected_bytes, cache=cache, stop=stop)
     return target
 
 
@@ -107,17 +141,22 @@ def _in_folder(source: Source, folder: Path) -> Path:
         raise ValueError(f"{folder}: this mirror has no {source.path!r}; add it, or set `mirror` to null")
     sums_path = folder / SUMS_FILE
     sums = _parse_sums(sums_path.read_text(encoding="utf-8"), str(sums_path)) if sums_path.is_file() else {}
-    _check_sum(str(path), sha256_of(path), sums.get(source.path, source.sha256))
+    got, wanted = sha256_of(path), sums.get(source.path, source.sha256)
+    if wanted is None:
+        _log.warning("%s: no checksum is known; its sha256 is %s", path, got)
+    elif got != wanted:
+        raise ValueError(
+            f"{path}: got sha256 {got}, wanted {wanted}: it is damaged or another version; copy it again, "
+            f"or, if it is this mirror's own version, list it in {SUMS_FILE}"
+        )
     return path
 
 
-def _read_remote_sums(base: str) -> str:
-    address = f"{base}/{SUMS_FILE}"
+def _read_remote_sums(base: str, stop: threading.Event) -> str:
     try:
-        with _opened(address) as response:
-            return response.read(BLOCK_BYTES).decode("utf-8")
-    except ValueError as error:
-        if isinstance(error.__cause__, HTTPError) and error.__cause__.code == 404:
+        return fetch_small(f"{base}/{SUMS_FILE}", stop).decode("utf-8", errors="replace")
+    except RefusedError as error:
+        if error.status == 404:
             return ""
         raise
 
@@ -130,40 +169,3 @@ def _parse_sums(text: str, origin: str) -> dict[str, str]:
             raise ValueError(f"{origin}:{number}: got {line!r}, wanted '<sha256>  <path>'; write it with `sha256sum`")
         sums[path.lstrip(" *").removeprefix("./")] = sha256
     return sums
-
-
-def _size(address: str, offered: int | None, wanted: int | None) -> int | None:
-    if offered is not None and wanted is not None and offered != wanted:
-        raise ValueError(f"{address}: got {offered:,} bytes offered, wanted {wanted:,}: another version; set `mirror`")
-    return wanted if offered is None else offered
-
-
-def _check_sum(origin: str, got: str, wanted: str) -> None:
-    if got != wanted:
-        raise ValueError(
-            f"{origin}: got sha256 {got}, wanted {wanted}: it is damaged or another version; fetch or copy it again, "
-            f"or, if it is a mirror's own version, list it in the mirror's {SUMS_FILE}"
-        )
-
-
-def _check_room(target: Path, size: int | None) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if size is not None and size > free:
-        raise ValueError(f"{target.parent}: got {free:,} free bytes, wanted {size:,} for {target.name}; make room")
-
-
-def _is_address(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
-
-
-@contextmanager
-def _opened(address: str) -> Iterator[HTTPResponse]:
-    try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:
-            yield response
-    except HTTPError as error:
-        raise ValueError(
-            f"{address}: the server answers {error.code} ({error.reason}); check it, or set `mirror`"
-        ) from error
-    except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        raise ValueError(f"{address}: not reached, or broken off ({error}); try again, or set `mirror`") from error

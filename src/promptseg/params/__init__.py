@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from promptseg.params.datasets import DataConfig, RefcocogConfig, ShapesConfig, Source
+from promptseg.params.datasets import DataConfig, LpcvcConfig, ReferConfig, ShapesConfig, SinglePictures, Source
 from promptseg.params.sections import (
     ExportConfig,
     FinetuneConfig,
@@ -18,7 +18,7 @@ from promptseg.params.sections import (
     ScoreConfig,
     check_res,
 )
-from promptseg.params.strict import build, load_yaml
+from promptseg.params.strict import build, check, load_yaml
 
 __all__ = [
     "DataConfig",
@@ -26,11 +26,13 @@ __all__ = [
     "FinetuneConfig",
     "HubConfig",
     "LossWeights",
+    "LpcvcConfig",
     "Params",
     "RateShares",
-    "RefcocogConfig",
+    "ReferConfig",
     "ScoreConfig",
     "ShapesConfig",
+    "SinglePictures",
     "Source",
     "check_res",
     "read_data_config",
@@ -45,7 +47,7 @@ class Params:
     """The whole of params.yaml."""
 
     data: str
-    mirror: str | None
+    mirror: str | tuple[str, ...] | None
     model: Literal["nano"]
     res: int
     finetune: FinetuneConfig
@@ -55,6 +57,7 @@ class Params:
 
     def __post_init__(self) -> None:
         check_res("res", self.res)
+        check("mirror", self.mirror, self.mirror != (), "null, a place, or a list of at least one")
 
 
 def read_params(root: Path) -> Params:
@@ -69,10 +72,7 @@ def read_data_config(root: Path, name: str) -> DataConfig:
     if name not in known:
         raise ValueError(f"data: got {name!r}, wanted one of {', '.join(known)} (files of configs/data)")
     content = load_yaml(folder / f"{name}.yaml")
-    kinds: dict[object, type[ShapesConfig] | type[RefcocogConfig]] = {
-        "shapes": ShapesConfig,
-        "refcocog": RefcocogConfig,
-    }
+    kinds: dict[object, type[DataConfig]] = {"shapes": ShapesConfig, "refer": ReferConfig, "lpcvc": LpcvcConfig}
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in kinds:
         raise ValueError(f"configs/data/{name}.yaml: kind: got {kind!r}, wanted one of {', '.join(map(str, kinds))}")

@@ -9,20 +9,46 @@ from promptseg.params.strict import check
 
 @dataclass(frozen=True)
 class Source:
-    """One archive: its `path` below a mirror, its public `url`, and the `bytes` and `sha256` of what lies there."""
+    """One archive: its `path` below a mirror, its public `url`, and the `bytes` and `sha256` of what lies there.
+
+    `url` is null where no public address is known, `bytes` and `sha256` where nobody publishes them.
+    """
+
+    path: str
+    url: str | None
+    bytes: int | None
+    sha256: str | None
+
+    def __post_init__(self) -> None:
+        _check_below("path", self.path)
+        _check_address("url", self.url)
+        digits = self.sha256 is None or (len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef"))
+        check("sha256", self.sha256, digits, "64 lower-case hexadecimal digits, or null where nobody publishes them")
+        check("bytes", self.bytes, self.bytes is None or self.bytes >= 0, "0 or more, or null where unknown")
+
+
+@dataclass(frozen=True)
+class SinglePictures:
+    """Pictures one by one: the folder `path` below a mirror that holds them, its public `url`, and how many at once."""
 
     path: str
     url: str
-    bytes: int
-    sha256: str
+    at_once: int
 
     def __post_init__(self) -> None:
-        parts = PurePosixPath(self.path).parts
-        inside = bool(parts) and not self.path.startswith("/") and ".." not in parts
-        check("path", self.path, inside, "a path below the mirror, such as 'coco/zips/train2014.zip'")
-        check("url", self.url, self.url.startswith(("http://", "https://")), "an address that begins with http(s)://")
-        digits = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
-        check("sha256", self.sha256, digits, "64 lower-case hexadecimal digits")
+        _check_below("path", self.path)
+        _check_address("url", self.url)
+        check("at_once", self.at_once, 1 <= self.at_once <= 64, "from 1 to 64 transfers at once")
+
+
+def _check_below(key: str, path: str) -> None:
+    parts = PurePosixPath(path).parts
+    inside = bool(parts) and not path.startswith("/") and ".." not in parts
+    check(key, path, inside, "a path below the mirror, such as 'coco/zips/train2014.zip'")
+
+
+def _check_address(key: str, url: str | None) -> None:
+    check(key, url, url is None or url.startswith(("http://", "https://")), "an address that begins with http(s)://")
 
 
 @dataclass(frozen=True)
@@ -52,21 +78,51 @@ class ShapesConfig:
 
 
 @dataclass(frozen=True)
-class RefcocogConfig:
-    """RefCOCOg's archives, the author of its splits, and how many refs of each split are used (null: all)."""
+class ReferConfig:
+    """A data set of REFER's: its archives, its `folder` in the archive of refs, and which refs are used.
 
-    kind: Literal["refcocog"]
+    `pictures` says whether all of `images` is fetched, or single pictures where refs need them. `split_by` names the
+    author of the splits, `test_splits` those of REFER's splits that make ours, the limits how many refs of each (null:
+    all).
+    """
+
+    kind: Literal["refer"]
+    pictures: Literal["archive", "single"]
     images: Source
+    single: SinglePictures
     refs: Source
-    split_by: Literal["umd"]
+    folder: str
+    split_by: Literal["umd", "unc", "google"]
+    test_splits: tuple[Literal["test", "testA", "testB"], ...]
     train_refs: int | None
     val_refs: int | None
     test_refs: int | None
 
     def __post_init__(self) -> None:
+        _check_below("folder", self.folder)
+        check("test_splits", self.test_splits, len(self.test_splits) > 0, "at least one of test, testA, testB")
         for key in ("train_refs", "val_refs", "test_refs"):
             value = getattr(self, key)
             check(key, value, value is None or value >= 1, "null (all) or at least 1")
 
 
-DataConfig = ShapesConfig | RefcocogConfig
+@dataclass(frozen=True)
+class LpcvcConfig:
+    """A COCO export of CVAT, as the challenge hands out: where it lies, which attributes are phrases, and the splits.
+
+    `phrase_attributes` null means every attribute that holds text. The shares are of the pictures; the rest is train.
+    """
+
+    kind: Literal["lpcvc"]
+    source: Source
+    phrase_attributes: tuple[str, ...] | None
+    val_share: float
+    test_share: float
+
+    def __post_init__(self) -> None:
+        for key in ("val_share", "test_share"):
+            check(key, getattr(self, key), 0 < getattr(self, key) < 1, "a share above 0 and below 1")
+        check("test_share", self.test_share, self.val_share + self.test_share < 1, "a share that leaves some for train")
+
+
+DataConfig = ShapesConfig | ReferConfig | LpcvcConfig

@@ -57,6 +57,8 @@ def build(wanted: type, value: object, key: str) -> object:
 def _convert(hint: Any, value: object, key: str) -> object:
     if is_dataclass(hint):
         return build(cast(type, hint), value, key)
+    if get_origin(hint) in (Union, types.UnionType) and isinstance(value, list):
+        hint = next((option for option in get_args(hint) if get_origin(option) is tuple), hint)
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_convert(get_args(hint)[0], item, f"{key}[{index}]") for index, item in enumerate(value))
     if not _fits(hint, value):

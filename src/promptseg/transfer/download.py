@@ -8,16 +8,15 @@ import hashlib
 import logging
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from promptseg.files import sha256_of
 from promptseg.transfer.connection import Answer, BrokenOffError, RefusedError, opened
+from promptseg.transfer.lock import alone
 from promptseg.transfer.partial import Origin, PartialFile
 from promptseg.transfer.patience import Patience, StoppedError
 
@@ -44,8 +43,8 @@ def download(
     if not tried:
         raise ValueError(f"{target.name}: got no address to fetch it from, wanted at least one")
     key = sha256 or hashlib.sha256(tried[0].encode()).hexdigest()
-    path = cache / "partial" / f"{key[:16]}-{target.name}"
-    with _alone(path):
+    path = cache / "partial" / key
+    with alone(path, target.name):
         if target.is_file():
             present = sha256_of(target)
             if sha256 in (None, present):
@@ -60,22 +59,6 @@ def download(
     if sha256 is None:
         _log.warning("%s: its publisher gives no checksum; the sha256 of what came is %s", target.name, got)
     return got
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time work on `path`: experiments that run side by side want the same files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _log.warning("another run is fetching %s; waiting for it", path.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _from_first(addresses: list[str], transfer: "_Transfer") -> None:

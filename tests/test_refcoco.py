@@ -15,9 +15,10 @@ from PIL import ExifTags, Image
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import read_pictures, read_samples
-from promptseg.datasets.refcocog import build_refcocog, phrase_kind
+from promptseg.datasets.refcoco import build_refcoco
+from promptseg.datasets.repack import phrase_kind
 from promptseg.files import sha256_of
-from promptseg.params import RefcocogConfig, Source
+from promptseg.params import ReferConfig, SinglePictures, Source
 from promptseg.preprocess import read_picture
 
 HEIGHT, WIDTH = 20, 30
@@ -67,6 +68,11 @@ def tables() -> Tables:
     }
 
 
+def of_archives(images: Source, refs: Source) -> ReferConfig:
+    single = SinglePictures("single", "http://127.0.0.1:9/single", 4)
+    return ReferConfig("refer", "archive", images, single, refs, "refcocog", "umd", ("test",), None, None, None)
+
+
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[..., Path]:
     """Write tables as archives, build from them, return the folder with `images`, `samples` and `pictures`."""
@@ -87,9 +93,8 @@ def build(tmp_path: Path) -> Callable[..., Path]:
                     archive.writestr(zipfile.ZipInfo(name), data)
             size = (mirror / path).stat().st_size
             sources[path] = Source(path, "http://127.0.0.1:9/" + path, size, sha256_of(mirror / path))
-        config = RefcocogConfig("refcocog", sources["images.zip"], sources["refs.zip"], "umd", None, None, None)
-        config = replace(config, **changes)
-        build_refcocog(config, str(mirror), tmp_path / "cache", out / "images", out / "samples", out / "pictures")
+        config = replace(of_archives(sources["images.zip"], sources["refs.zip"]), **changes)
+        build_refcoco(config, str(mirror), tmp_path / "cache", out / "images", out / "samples", out / "pictures")
         return out
 
     return run
@@ -192,11 +197,11 @@ def stored(data: bytes) -> Callable[[Tables], None]:
         (of_ref(ann_id=77), "ref 101: instances.json has no annotation 77 of the picture 1"),
         (of_ref(ann_id=20), "ref 101: instances.json has no annotation 20 of the picture 1"),
         (of_ref(image_id=77), "ref 101: its picture 77 is missing from instances.json"),
-        (of_image(file_name="x.jpg"), r"ref 101: its picture 1 is missing from .*images.zip \(train2014/x.jpg\)"),
+        (of_image(file_name="x.jpg"), r"ref 101: its picture 1 is missing from .*images.zip \(x.jpg\)"),
         (of_ref(sentences=[]), "ref number 0: got no sentence with a word in it"),
         (of_ref(sentences=[{"sent_id": 1, "sent": " "}]), "ref number 0: got no sentence with a word in it"),
         (of_ref(sentences=[{"sent_id": 1}]), "ref number 0: no 'sent'"),
-        (of_ref(split="testA"), "got the split 'testA', wanted one of train, val, test"),
+        (of_ref(split="testC"), "got the split 'testC', wanted one of train, val, test, testA, testB"),
         (of_ref(split="val"), "got no refs in train, wanted some in each of train, val, test"),
         (of_ref(ref_id=102), "got a ref_id twice"),
         (of_ref(image_id=2, ann_id=20), "got the picture 2 in train and val"),
@@ -248,8 +253,8 @@ def test_a_picture_damaged_behind_its_head_leaves_nothing(build: Callable[..., P
     images = Source("images.zip", "http://127.0.0.1:9/x", len(data), sha256_of(archive))
     before = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")}
     with pytest.raises(ValueError, match=r"COCO_train2014_000000000003.jpg' is damaged"):
-        build_refcocog(
-            RefcocogConfig("refcocog", images, of_refs(archive.with_name("refs.zip")), "umd", None, None, None),
+        build_refcoco(
+            of_archives(images, of_refs(archive.with_name("refs.zip"))),
             str(archive.parent),
             tmp_path / "cache",
             *(tmp_path / "out" / name for name in ("images", "samples", "pictures")),

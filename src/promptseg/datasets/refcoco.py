@@ -1,0 +1,122 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: photographs of COCO train2014, and phrases of REFER, as this project's records."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from promptseg.datasets.archives import open_archive
+from promptseg.datasets.coco_instances import CocoAnnotation, CocoImage
+from promptseg.datasets.picture_stores import ArchiveStore, FolderStore, PictureStore
+from promptseg.datasets.records import SPLITS, Split
+from promptseg.datasets.refer import Ref, read_instances, read_refs
+from promptseg.datasets.repack import Annotated, Phrases, repack
+from promptseg.datasets.single_pictures import obtain_pictures
+from promptseg.datasets.sources import Mirror, obtain_all
+from promptseg.params import ReferConfig
+
+FOLDER = "train2014"  # in COCO's archive
+
+_log = logging.getLogger(__name__)
+_Chosen = list[tuple[Split, Ref]]
+
+
+def build_refcoco(
+    config: ReferConfig, mirror: Mirror, cache: Path, images: Path, samples: Path, pictures: Path
+) -> None:
+    """Write the folder of archives `images`, and the records `samples` (one a phrase) and `pictures`; all or none.
+
+    Only pictures that refs need are kept, or even fetched. Raises ValueError when archives, pictures or annotations are
+    wrong, OSError on a full disk.
+    """
+    sources = [config.refs, config.images] if config.pictures == "archive" else [config.refs]
+    refs_path, *images_path = obtain_all(sources, mirror, cache)
+    with open_archive(refs_path) as archive:
+        refs = _chosen(read_refs(archive, config.folder, config.split_by), config)
+        coco_images, annotations = read_instances(archive, config.folder)
+    annotated = list(_annotated(refs, coco_images, annotations))
+    with _store(config, annotated, images_path, mirror, cache) as store:
+        _check_presence(annotated, store)
+        repack(annotated, store, images, samples, pictures)
+
+
+@contextmanager
+def _store(
+    config: ReferConfig, annotated: list[Annotated], archive_paths: list[Path], mirror: Mirror, cache: Path
+) -> Iterator[PictureStore]:
+    for path in archive_paths:
+        with open_archive(path) as archive:
+            yield ArchiveStore(archive, f"{FOLDER}/")
+        return
+    yield FolderStore(obtain_pictures({one.file_name for one in annotated}, config.single, mirror, cache))
+
+
+def _chosen(refs: list[Ref], config: ReferConfig) -> _Chosen:
+    """Sort refs into our splits, and keep the first of each, up to its limit."""
+    ours: dict[str, Split] = {"train": "train", "val": "val", **dict.fromkeys(config.test_splits, "test")}
+    chosen: dict[Split, list[Ref]] = {split: [ref for ref in refs if ours.get(ref.split) == split] for split in SPLITS}
+    empty = [split for split, members in chosen.items() if not members]
+    if empty:
+        raise ValueError(
+            f"refs({config.split_by}).p of {config.refs.path}: got no refs in {' and '.join(empty)}, wanted some in "
+            f"each of {', '.join(SPLITS)}; use another `split_by`, other `test_splits` or a fuller mirror"
+        )
+    _check_overlap(chosen, config)
+    limits: dict[Split, int | None] = {"train": config.train_refs, "val": config.val_refs, "test": config.test_refs}
+    return [(split, ref) for split, members in chosen.items() for ref in members[: limits[split]]]
+
+
+def _check_overlap(chosen: dict[Split, list[Ref]], config: ReferConfig) -> None:
+    """Splits share no picture, else scores are of pictures trained on; the google splits do by design, and are told."""
+    of_image: dict[int, Split] = {}
+    shared = []
+    for split, members in chosen.items():
+        for ref in members:
+            if of_image.setdefault(ref.image_id, split) != split:
+                shared.append((ref.image_id, of_image[ref.image_id], split))
+    if not shared:
+        return
+    image_id, one, other = shared[0]
+    if config.split_by != "google":
+        raise ValueError(
+            f"refs({config.split_by}).p: got the picture {image_id} in {one} and {other}, wanted splits that share none"
+            " (scores would be of pictures trained on); fetch the archive again"
+        )
+    count = len({image_id for image_id, _, _ in shared})
+    _log.warning("%d pictures are in more than one split: scores are, in part, of pictures trained on", count)
+
+
+def _annotated(
+    refs: _Chosen, images: dict[int, CocoImage], annotations: dict[int, CocoAnnotation]
+) -> Iterator[Annotated]:
+    """Yield the pictures of the refs, by split and number, each with all its annotations."""
+    refs_of: dict[tuple[Split, int], list[Ref]] = defaultdict(list)
+    for split, ref in refs:
+        refs_of[split, ref.image_id].append(ref)
+    annotations_of: dict[int, list[CocoAnnotation]] = defaultdict(list)
+    for annotation in annotations.values():
+        annotations_of[annotation.image_id].append(annotation)
+    for split, image_id in sorted(refs_of, key=lambda key: (SPLITS.index(key[0]), key[1])):
+        members = refs_of[split, image_id]
+        if image_id not in images:
+            raise ValueError(
+                f"ref {members[0].ref_id}: its picture {image_id} is missing from instances.json; fetch both archives "
+                "again"
+            )
+        phrases = [_phrases(ref) for ref in members]
+        yield Annotated(split, images[image_id], images[image_id].file_name, annotations_of[image_id], phrases)
+
+
+def _phrases(ref: Ref) -> Phrases:
+    worded = tuple((f"{ref.ref_id}-{sentence_id}", phrase) for sentence_id, phrase in ref.phrases)
+    return Phrases(f"ref {ref.ref_id}", ref.annotation_id, worded)
+
+
+def _check_presence(annotated: list[Annotated], store: PictureStore) -> None:
+    for one in annotated:
+        if one.file_name not in store.names:
+            raise ValueError(
+                f"{one.phrases[0].owner}: its picture {one.image.image_id} is missing from {store.where} "
+                f"({one.file_name}); fetch both archives again"
+            )
