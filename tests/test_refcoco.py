@@ -11,61 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 
+from promptseg.datasets import single_pictures
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import read_pictures, read_samples
 from promptseg.datasets.refcoco import build_refcoco
 from promptseg.datasets.repack import phrase_kind
+from promptseg.datasets.sources import Mirror
 from promptseg.files import sha256_of
 from promptseg.params import ReferConfig, SinglePictures, Source
 from promptseg.preprocess import read_picture
-
-HEIGHT, WIDTH = 20, 30
-Tables = dict[str, Any]
-
-
-def jpeg(seed: int, orientation: int | None = None, size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
-    """A picture whose red rectangle lies where `tables` says that the annotation is, before orientation."""
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
-    pixels[..., 2] = seed * 40
-    pixels[4:12, 2:10] = (255, 0, 0)
-    exif = Image.Exif()
-    if orientation is not None:
-        exif[ExifTags.Base.Orientation] = orientation
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "jpeg", quality=95, subsampling=0, exif=exif)
-    return stream.getvalue()
-
-
-def tables() -> Tables:
-    """Three pictures, one a split, each with a rectangle that a ref names and a distractor."""
-    splits = {1: "train", 2: "val", 3: "test"}
-    names = {n: f"COCO_train2014_{n:012d}.jpg" for n in splits}
-    target, other = [2, 4, 10, 4, 10, 12, 2, 12], [20, 4, 28, 4, 28, 18, 20, 18]
-    return {
-        "files": {f"train2014/{names[n]}": jpeg(n) for n in splits},
-        "images": [{"id": n, "file_name": names[n], "height": HEIGHT, "width": WIDTH} for n in splits],
-        "annotations": [
-            {"id": 10 * n + at, "image_id": n, "segmentation": [polygon], "iscrowd": 0}
-            for n in splits
-            for at, polygon in enumerate((target, other))
-        ],
-        "refs": [
-            {
-                "ref_id": 100 + n,
-                "ann_id": 10 * n,
-                "image_id": n,
-                "file_name": f"COCO_train2014_{n:012d}_{10 * n}.jpg",
-                "split": split,
-                "sentences": [
-                    {"sent_id": 7, "sent": "red box", "raw": "Red box.", "tokens": ["red", "box"]},
-                    {"sent_id": 8, "sent": "the red box on the left ", "raw": "", "tokens": []},
-                ],
-            }
-            for n, split in splits.items()
-        ],
-    }
+from promptseg.transfer import patience
+from tests.fault_server import Fault, Files, serving
+from tests.referring import HEIGHT, WIDTH, Tables, jpeg, tables
 
 
 def of_archives(images: Source, refs: Source) -> ReferConfig:
@@ -77,13 +36,14 @@ def of_archives(images: Source, refs: Source) -> ReferConfig:
 def build(tmp_path: Path) -> Callable[..., Path]:
     """Write tables as archives, build from them, return the folder with `images`, `samples` and `pictures`."""
 
-    def run(content: Tables, refs_pickle: bytes | None = None, **changes: Any) -> Path:
+    def run(content: Tables, refs_pickle: bytes | None = None, mirrors: Mirror = None, **changes: Any) -> Path:
+        folder, split_by = changes.get("folder", "refcocog"), changes.pop("stored_as", "umd")
         mirror, out = tmp_path / "mirror", tmp_path / "out"
         out.mkdir(exist_ok=True)
         instances = {"images": content["images"], "annotations": content["annotations"]}
         refs = {
-            "refcocog/refs(umd).p": refs_pickle or pickle.dumps(content["refs"], protocol=2),
-            "refcocog/instances.json": json.dumps(instances).encode(),
+            f"{folder}/refs({split_by}).p": refs_pickle or pickle.dumps(content["refs"], protocol=2),
+            f"{folder}/instances.json": json.dumps(instances).encode(),
         }
         sources = {}
         for path, members in (("images.zip", content["files"]), ("refs.zip", refs)):
@@ -94,7 +54,8 @@ def build(tmp_path: Path) -> Callable[..., Path]:
             size = (mirror / path).stat().st_size
             sources[path] = Source(path, "http://127.0.0.1:9/" + path, size, sha256_of(mirror / path))
         config = replace(of_archives(sources["images.zip"], sources["refs.zip"]), **changes)
-        build_refcoco(config, str(mirror), tmp_path / "cache", out / "images", out / "samples", out / "pictures")
+        places = (str(mirror), *(mirrors or ()))
+        build_refcoco(config, places, tmp_path / "cache", out / "images", out / "samples", out / "pictures")
         return out
 
     return run
@@ -273,3 +234,128 @@ def of_refs(path: Path) -> Source:
 )  # fmt: skip
 def test_the_kind_of_a_phrase(phrase: str, kind: str) -> None:
     assert phrase_kind(phrase) == kind
+
+
+def in_unc_splits() -> Tables:
+    """The test picture's ref in testA, and a fourth picture's in testB."""
+    content = tables()
+    content["refs"][2]["split"] = "testA"
+    name = "COCO_train2014_000000000004.jpg"
+    content["files"][f"train2014/{name}"] = jpeg(4)
+    content["images"].append({**content["images"][0], "id": 4, "file_name": name})
+    content["annotations"].append({**content["annotations"][0], "id": 40, "image_id": 4})
+    content["refs"].append({**content["refs"][0], "ref_id": 104, "ann_id": 40, "image_id": 4, "split": "testB"})
+    return content
+
+
+@pytest.mark.parametrize("folder", ["refcoco", "refcoco+"])
+@pytest.mark.parametrize(
+    ("chosen", "tested"), [(("testA", "testB"), ["103-7", "104-7"]), (("testA",), ["103-7"]), (("testB",), ["104-7"])]
+)
+def test_unc_splits_are_tested_on_those_that_are_named(
+    build: Callable[..., Path], folder: str, chosen: tuple[str, ...], tested: list[str]
+) -> None:
+    out = build(in_unc_splits(), folder=folder, split_by="unc", stored_as="unc", test_splits=chosen)
+    ids = [sample.sample_id for sample in read_samples(out / "samples") if sample.sample_id.endswith("-7")]
+    assert ids == ["101-7", "102-7", *tested]
+
+
+def test_google_splits_share_pictures_and_say_so(build: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    content = tables()
+    content["refs"].append({**content["refs"][0], "ref_id": 104, "ann_id": 11, "split": "val"})
+    with pytest.raises(ValueError, match="got the picture 1 in train and val, wanted splits that share none"):
+        build(content)
+    out = build(content, split_by="google", stored_as="google")
+    assert "1 pictures are in more than one split" in caplog.text
+    first = "COCO_train2014_000000000001.jpg"
+    names = [picture.image for picture in read_pictures(out / "pictures")]
+    assert names[:2] == [f"train-000.zip/{first}", f"val-000.zip/{first}"]
+    archives = PictureArchives(out / "images")
+    assert archives.read(names[0]).getvalue() == archives.read(names[1]).getvalue()
+
+
+def singly(content: Tables) -> Files:
+    """A server that has the pictures one by one, and one that no ref needs."""
+    files = {name.replace("train2014/", "/single/"): data for name, data in content["files"].items()}
+    return Files({**files, "/single/COCO_train2014_000000000099.jpg": jpeg(5)})
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
+
+
+@pytest.mark.usefixtures("hurry")
+def test_single_pictures_make_the_same_bytes_as_the_archive(build: Callable[..., Path]) -> None:
+    def sums(out: Path) -> dict[str, str]:
+        return {path.name: sha256_of(path) for path in out.rglob("*") if path.is_file()}
+
+    content = tables()
+    whole = sums(build(content))
+    with serving(singly(content)) as server:
+        server.faults = [Fault(status=500), Fault(cut_at=100), Fault(status=503, headers={"Retry-After": "0"})]
+        assert sums(build(content, pictures="single", mirrors=(server.address,))) == whole
+        wanted = {f"/single/{image['file_name']}" for image in content["images"]}
+        assert {path for path, _, _ in server.requests} == wanted
+        server.requests.clear()
+        assert sums(build(content, pictures="single", mirrors=(server.address,))) == whole
+        assert server.requests == []
+
+
+@pytest.mark.usefixtures("hurry")
+def test_a_rerun_fetches_the_pictures_that_are_missing(build: Callable[..., Path], tmp_path: Path) -> None:
+    content = tables()
+    last = "/single/COCO_train2014_000000000003.jpg"
+    with serving(singly(content)) as server:
+        good = server.content.pop(last)
+        with pytest.raises(ValueError, match=r"none of 2 mirrors .*this mirror has no .*answers 404"):
+            build(content, pictures="single", mirrors=(server.address,))
+        assert list((tmp_path / "out").iterdir()) == []
+        cached = {path.name for path in (tmp_path / "cache" / "pictures" / "single").iterdir()}
+        server.content[last] = good
+        server.requests.clear()
+        build(content, pictures="single", mirrors=(server.address,))
+        assert {Path(path).name for path, _, _ in server.requests} == set(map(str, of_names(content))) - cached
+
+
+def of_names(content: Tables) -> list[str]:
+    return [image["file_name"] for image in content["images"]]
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("spoil", [lambda data: data[:-60], lambda _: b"<html>", lambda _: b""])
+def test_a_single_picture_that_is_damaged_is_not_kept(
+    build: Callable[..., Path], tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    content = tables()
+    with serving(singly(content)) as server:
+        path = "/single/COCO_train2014_000000000002.jpg"
+        server.content[path] = spoil(server.content[path])
+        with pytest.raises(ValueError, match=r"000000000002.jpg: got no picture, or a damaged one"):
+            build(content, pictures="single", mirrors=(server.address,))
+    assert not (tmp_path / "cache" / "pictures" / path[1:]).exists()
+
+
+def test_single_pictures_come_from_a_folder_too(build: Callable[..., Path], tmp_path: Path) -> None:
+    content = tables()
+    folder = tmp_path / "mirror" / "single"
+    folder.mkdir(parents=True)
+    for name, data in content["files"].items():
+        (folder / Path(name).name).write_bytes(data)
+    assert len(read_samples(build(content, pictures="single") / "samples")) == 6
+
+
+@pytest.mark.parametrize("name", ["../../x.jpg", "/etc/passwd", "C:/x.jpg"])
+def test_a_picture_whose_name_leads_elsewhere_is_refused(build: Callable[..., Path], name: str) -> None:
+    content = tables()
+    content["images"][0]["file_name"] = name
+    with pytest.raises(ValueError, match=r"wanted a relative path without '..'"):
+        build(content, pictures="single", mirrors=("http://127.0.0.1:9",))
+
+
+def test_room_is_looked_for_before_pictures_are_fetched(
+    build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_pictures.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(ValueError, match=r"got 1,000 free bytes, wanted some 510,000 for 3 pictures; make room"):
+        build(tables(), pictures="single", mirrors=("http://127.0.0.1:9",))

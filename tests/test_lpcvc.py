@@ -1,0 +1,216 @@
+"""The challenge's layout, as a folder and as a zip: what is written, and each way in which it can be wrong."""
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.lpcvc import build_lpcvc, split_of
+from promptseg.datasets.records import SPLITS, read_pictures, read_samples
+from promptseg.files import sha256_of
+from promptseg.params import LpcvcConfig, Source
+from tests.fault_server import Files, serving
+from tests.referring import HEIGHT, OTHER, TARGET, WIDTH, Tables, jpeg
+
+CONFIG = LpcvcConfig("lpcvc", Source("lpcvc.zip", None, None, None), None, 0.3, 0.3)
+PICTURES = 12
+EXPECTED = np.zeros((HEIGHT, WIDTH), bool)
+EXPECTED[4:12, 2:10] = True
+
+
+def tables() -> Tables:
+    """Pictures with a target that has two phrases and a distractor that has none, and one picture without phrases."""
+    names = {n: f"{n:06d}.jpg" for n in range(1, PICTURES + 2)}
+    attributes = {"occluded": False, "rotation": 0.0, "text_1": "red box ", "text_2": "the red box on the left"}
+    annotations = []
+    for n in names:
+        said = attributes if n <= PICTURES else {"occluded": True, "text_1": ""}
+        annotations.append({"id": 10 * n, "image_id": n, "segmentation": [TARGET], "attributes": said})
+        annotations.append({"id": 10 * n + 1, "image_id": n, "segmentation": [OTHER], "attributes": {"text_1": "."}})
+    return {
+        "files": {f"images/default/{name}": jpeg(n % 6) for n, name in names.items()},
+        "images": [{"id": n, "file_name": name, "height": HEIGHT, "width": WIDTH} for n, name in names.items()],
+        "annotations": annotations,
+    }
+
+
+def members(content: Tables, root: str = "") -> dict[str, bytes]:
+    instances = {"categories": [], "images": content["images"], "annotations": content["annotations"]}
+    files = {**content["files"], "annotations/instances_default.json": json.dumps(instances).encode()}
+    return {root + name: data for name, data in files.items()}
+
+
+def as_folder(content: Tables, mirror: Path, root: str = "") -> None:
+    for name, data in members(content, root).items():
+        (mirror / "lpcvc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / "lpcvc" / name).write_bytes(data)
+
+
+def as_zip(content: Tables, mirror: Path, root: str = "") -> None:
+    mirror.mkdir(exist_ok=True)
+    with zipfile.ZipFile(mirror / "lpcvc.zip", "w") as archive:
+        for name, data in members(content, root).items():
+            archive.writestr(name, data)
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Path]:
+    """Write tables to a mirror, build from it, return the folder with `images`, `samples` and `pictures`."""
+
+    def run(content: Tables, write: Callable[..., None] = as_zip, root: str = "", **changes: Any) -> Path:
+        write(content, tmp_path / "mirror", root)
+        return build_from(str(tmp_path / "mirror"), tmp_path, **changes)
+
+    return run
+
+
+def build_from(mirror: Any, folder: Path, **changes: Any) -> Path:
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    paths = (out / name for name in ("images", "samples", "pictures"))
+    build_lpcvc(replace(CONFIG, **changes), mirror, folder / "cache", *paths)
+    return out
+
+
+@pytest.mark.parametrize("write", [as_folder, as_zip])
+@pytest.mark.parametrize("root", ["", "export/"])
+def test_what_is_written(build: Callable[..., Path], write: Callable[..., None], root: str) -> None:
+    content = tables()
+    out = build(content, write, root)
+    samples, pictures = read_samples(out / "samples"), read_pictures(out / "pictures")
+    assert len(pictures) == PICTURES
+    assert len(samples) == 2 * PICTURES
+    assert {sample.split for sample in samples} == set(SPLITS)
+    by_id = {sample.sample_id: sample for sample in samples}
+    assert by_id["20-text_1"].phrase == "red box"
+    assert by_id["20-text_2"].phrase == "the red box on the left"
+    assert [by_id[f"20-text_{n}"].phrase_kind for n in (1, 2)] == ["keyword", "sentence"]
+    assert all((sample.mask.to_mask() == EXPECTED).all() for sample in samples)
+    assert all(len(picture.objects) == 2 for picture in pictures)
+    archives = PictureArchives(out / "images")
+    for picture in pictures:
+        shard, _, name = picture.image.partition("/")
+        assert shard == f"{picture.split}-000.zip"
+        assert archives.read(picture.image).getvalue() == content["files"][f"images/default/{name}"]
+
+
+def test_a_folder_and_a_zip_make_the_same_bytes(build: Callable[..., Path], tmp_path: Path) -> None:
+    def sums(write: Callable[..., None]) -> list[str]:
+        return [sha256_of(path) for path in sorted(build(tables(), write).rglob("*")) if path.is_file()]
+
+    assert sums(as_zip) == sums(as_folder)
+    assert (tmp_path / "mirror" / "lpcvc").is_dir()  # the second time, the folder was read
+
+
+def test_a_zip_comes_from_an_address(build: Callable[..., Path], tmp_path: Path) -> None:
+    build(tables())
+    zipped = (tmp_path / "mirror" / "lpcvc.zip").read_bytes()
+    with serving(Files({"/lpcvc.zip": zipped})) as server:
+        out = build_from(server.address, tmp_path)
+    assert len(read_pictures(out / "pictures")) == PICTURES
+
+
+def test_only_attributes_that_are_named_are_phrases(build: Callable[..., Path]) -> None:
+    samples = read_samples(build(tables(), phrase_attributes=("text_2",)) / "samples")
+    assert {sample.phrase for sample in samples} == {"the red box on the left"}
+
+
+def test_an_attribute_may_hold_several_phrases(build: Callable[..., Path]) -> None:
+    content = tables()
+    content["annotations"][0]["attributes"] = {"text": ["one", "", "two", 3]}
+    samples = {sample.sample_id: sample.phrase for sample in read_samples(build(content) / "samples")}
+    assert (samples["10-text"], samples["10-text-1"]) == ("one", "two")
+
+
+@given(st.text(), st.floats(0.01, 0.4), st.floats(0.01, 0.4))
+def test_a_split_depends_on_the_name_alone_and_grows_with_its_share(name: str, val: float, test: float) -> None:
+    split = split_of(name, val, test)
+    assert split in SPLITS
+    assert split_of(name, val, test) == split
+    if split == "test":
+        assert split_of(name, val, test + 0.1) == "test"
+
+
+def test_shares_are_met_on_the_whole() -> None:
+    counts = Counter(split_of(f"{n:06d}.jpg", 0.1, 0.2) for n in range(5000))
+    assert abs(counts["val"] / 5000 - 0.1) < 0.02
+    assert abs(counts["test"] / 5000 - 0.2) < 0.02
+
+
+def of_all(**attributes: Any) -> Callable[[Tables], None]:
+    def spoil(content: Tables) -> None:
+        for annotation in content["annotations"]:
+            annotation["attributes"] = attributes
+
+    return spoil
+
+
+def of_first(table: str, **fields: Any) -> Callable[[Tables], None]:
+    return lambda content: content[table][0].update(fields)
+
+
+def without_pictures(content: Tables) -> None:
+    content["files"] = {}
+
+
+def with_three(content: Tables) -> None:
+    content["images"] = content["images"][:1]
+    content["annotations"] = content["annotations"][:2]
+
+
+@pytest.mark.parametrize("write", [as_folder, as_zip])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            of_all(occluded=True, score=3),
+            r"got no phrase in 26 annotations, whose attributes are \['occluded', 'score'\]",
+        ),
+        (of_first("annotations", attributes=["red"]), "annotation number 0: got the attributes .*, wanted a mapping"),
+        (of_first("annotations", segmentation=[]), "annotation 10: the mask of its annotation 10 is empty"),
+        (of_first("annotations", segmentation=3), "annotation 10 of 000001.jpg: got"),
+        (of_first("annotations", image_id=99), "annotation 10: its picture 99 is not listed"),
+        (of_first("images", width=31), "is 30x20 px, its annotations say 31x20"),
+        (of_first("images", file_name="x.jpg"), "got no images/default/x.jpg, which annotations"),
+        (of_first("images", file_name="../x.jpg"), r"got no images/default/../x.jpg, which annotations"),
+        (without_pictures, "got no images/default/000001.jpg, which annotations"),
+        (with_three, r"got no picture in .* of 1 with phrases, wanted some in each of train, val, test; change `val_s"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_written(
+    build: Callable[..., Path],
+    tmp_path: Path,
+    write: Callable[..., None],
+    spoil: Callable[[Tables], None],
+    message: str,
+) -> None:
+    content = tables()
+    spoil(content)
+    with pytest.raises(ValueError, match=message):
+        build(content, write)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_a_mirror_it_says_what_it_wants(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mirror: got null, wanted a place that has 'lpcvc.zip'"):
+        build_from(None, tmp_path)
+    with pytest.raises(ValueError, match=r"this mirror has no 'lpcvc.zip'"):
+        build_from(str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_export_without_its_one_table_is_refused(tmp_path: Path, count: int) -> None:
+    (tmp_path / "lpcvc").mkdir()
+    for number in range(count):
+        as_folder(tables(), tmp_path, f"{number}/")
+    with pytest.raises(ValueError, match=r"wanted one annotations/instances_default.json; export it as COCO"):
+        build_from(str(tmp_path), tmp_path)
