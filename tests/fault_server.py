@@ -21,7 +21,7 @@ class Fault:
     ignores_range: bool = False
     content: bytes | None = None  # sent in place of the right one
     extra: bytes = b""  # after the content, and counted in no header
-    trickle_s: float | None = None  # a byte, then so long nothing, until the client hangs up
+    trickle_s: float | None = None  # from `cut_at` on, a byte, then so long nothing, until the client hangs up
     shift: int = 0  # of the range that is sent, against the range that was asked for
 
 
@@ -81,7 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.end_headers()
         if fault.trickle_s is not None:
-            for at in range(len(body)):  # the client hangs up some time: then this raises
+            sent = fault.cut_at or 0
+            self.wfile.write(body[:sent])
+            for at in range(sent, len(body)):  # the client hangs up some time: then this raises
                 self.wfile.write(body[at : at + 1])
                 time.sleep(fault.trickle_s)
         self.wfile.write(body[: fault.cut_at])

@@ -3,7 +3,10 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -17,6 +20,7 @@ from promptseg.transfer.connection import RefusedError
 from promptseg.transfer.download import download as fetch
 from promptseg.transfer.patience import StoppedError
 from tests.fault_server import Fault, Files, serving
+from tests.imports import ROOT
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -188,6 +192,29 @@ def test_a_killed_run_is_taken_up(files: Files, tmp_path: Path, ranges: bool) ->
     files.always, files.requests, files.ranges = None, [], ranges
     assert get(files, tmp_path) == CONTENT
     assert asked(files) == [f"bytes={HALF}-"]
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from promptseg.transfer.download import download
+address, sha256, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+download(address, folder / "out" / "a.zip", sha256=sha256, expected_bytes=None, cache=folder / "cache")
+"""
+
+
+def test_after_kill_9_nothing_that_came_is_fetched_again(files: Files, tmp_path: Path) -> None:
+    files.faults = [Fault(cut_at=HALF, trickle_s=3600)]
+    command = [sys.executable, "-c", FETCH, files.address + NAME, SHA256, str(tmp_path)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, stderr=subprocess.PIPE) as run:
+        partial = tmp_path / "cache" / "partial" / SHA256
+        while not partial.exists() or partial.stat().st_size <= HALF:
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.kill()
+    assert kept(tmp_path) == HALF + 1
+    assert get(files, tmp_path) == CONTENT
+    assert asked(files) == [None, f"bytes={HALF + 1}-"]
 
 
 def test_a_whole_partial_file_needs_no_request(files: Files, tmp_path: Path) -> None:

@@ -49,10 +49,12 @@ class PartialFile:
         """Yield a function that appends a block. Raises OSError, naming the file, when the disk is full."""
         self._catch_up()
         try:
-            with self.path.open("ab") as stream:
+            with self.path.open("ab", buffering=0) as stream:  # what came is there even after kill -9
 
                 def append(block: bytes) -> None:
-                    stream.write(block)
+                    rest = memoryview(block)
+                    while rest:
+                        rest = rest[stream.write(rest) or 0 :]
                     self._digest.update(block)
                     self._summed += len(block)
                     self.size += len(block)
