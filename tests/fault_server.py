@@ -22,6 +22,7 @@ class Fault:
     content: bytes | None = None  # sent in place of the right one
     extra: bytes = b""  # after the content, and counted in no header
     trickle_s: float | None = None  # from `cut_at` on, a byte, then so long nothing, until the client hangs up
+    chunked: bool = False  # sent in chunks, without a length; cut, the last chunk never comes
     shift: int = 0  # of the range that is sent, against the range that was asked for
 
 
@@ -73,11 +74,15 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(status, content[start:] + fault.extra, {**headers, **fault.headers}, fault)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault) -> None:
+        if fault.chunked:
+            headers = {**headers, "Content-Length": "", "Transfer-Encoding": "chunked"}
+            size = len(body)
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (size, body)
         self.send_response(status)
         for name, value in headers.items():
             if value:
                 self.send_header(name, value)
-        if not headers.get("Content-Length"):
+        if not headers.get("Content-Length") and not fault.chunked:
             self.close_connection = True
         self.end_headers()
         if fault.trickle_s is not None:

@@ -298,6 +298,28 @@ def test_without_a_size_and_a_sum_nothing_would_tell(files: Files, tmp_path: Pat
         get(files, tmp_path / "other", sha256=None, size=None)
 
 
+@pytest.mark.parametrize("cut_at", [None, 0, HALF])
+def test_chunks_tell_where_the_end_is(files: Files, tmp_path: Path, cut_at: int | None) -> None:
+    """No length is sent, and no sum is known: a cut is noticed all the same."""
+    files.faults = [Fault(chunked=True, cut_at=cut_at)]
+    assert get(files, tmp_path, sha256=None, size=None) == CONTENT
+    assert len(files.requests) == (1 if cut_at is None else 2)
+
+
+def test_a_redirection_is_followed_and_the_range_kept(files: Files, tmp_path: Path) -> None:
+    files.content["/moved.zip"] = files.content.pop(NAME)
+    moved = Fault(status=302, headers={"Location": "/moved.zip"})
+    files.faults = [moved, Fault(cut_at=HALF), moved]
+    assert get(files, tmp_path) == CONTENT
+    assert files.requests[-1][:2] == ("/moved.zip", f"bytes={HALF}-")
+
+
+def test_a_redirection_without_end_is_refused(files: Files, tmp_path: Path) -> None:
+    files.always = Fault(status=302, headers={"Location": NAME})
+    with pytest.raises(ValueError, match="not an address that can be read"):
+        get(files, tmp_path)
+
+
 @pytest.mark.parametrize("shift", [-100, 100, HALF])
 def test_another_range_than_was_asked_for_is_not_taken(files: Files, tmp_path: Path, shift: int) -> None:
     files.faults = [Fault(cut_at=HALF), Fault(shift=shift)]
