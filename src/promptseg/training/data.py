@@ -76,7 +76,10 @@ class GroundingData:
         self._archives = PictureArchives(images)
         self._sizes = sorted(set(sizes))
         self._memory: dict[tuple[str | Rle, int], Tensor] = {}
-        self._memory_left = cache_bytes
+        # One block, taken from the system as it fills: small tensors that stay, scattered between large ones that come
+        # and go, would keep the process at twice their size.
+        self._block = torch.empty(cache_bytes, dtype=torch.uint8)
+        self._filled = 0
 
     def batch(
         self,
@@ -145,9 +148,10 @@ class GroundingData:
 
     def _remember(self, what: str | Rle, view: View, prepared: dict[int, Tensor]) -> None:
         for size, value in prepared.items() if view == WHOLE else ():
-            if (what, size) not in self._memory and value.nbytes <= self._memory_left:
-                self._memory[what, size] = value
-                self._memory_left -= value.nbytes
+            end = self._filled + value.numel()
+            if (what, size) not in self._memory and end <= len(self._block):
+                self._memory[what, size] = self._block[self._filled : end].view(value.shape).copy_(value)
+                self._filled = end
 
 
 def _trimmed(token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
