@@ -1,5 +1,7 @@
 """Networks for the tests: very small, with weights that make every part of them matter."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,7 @@ from promptseg.xdecoder.mask_decoder import MaskAttention, MaskDecoderConfig
 from promptseg.xdecoder.model import XDecoder, XDecoderConfig
 from promptseg.xdecoder.pixel_decoder import PixelDecoderConfig
 from promptseg.xdecoder.text_encoder import END_OF_TEXT, TextConfig
+from promptseg.xdecoder.vit_backbone import VitConfig
 
 PAPER_RULE = MaskAttention("inside", "bicubic")
 
@@ -33,10 +36,21 @@ def micro(mask_attention: MaskAttention) -> XDecoderConfig:
     )
 
 
+def micro_vit(mask_attention: MaskAttention) -> XDecoderConfig:
+    """The micro decoders on a very small ViT, with a block that looks at windows and one that looks at everything."""
+    backbone = VitConfig(16, depth=2, heads=2, window=3, global_blocks=(1,), position_side=4, channels=(8, 16, 32, 64))
+    return replace(micro(mask_attention), backbone=backbone)
+
+
 def micro_network(mask_attention: MaskAttention = PAPER_RULE, seed: int = 0) -> XDecoder:
     """A micro network, biases and norms drawn too, in evaluation mode."""
+    return drawn(micro(mask_attention), seed)
+
+
+def drawn(config: XDecoderConfig, seed: int) -> XDecoder:
+    """A network of a configuration, biases and norms drawn too, in evaluation mode."""
     torch.manual_seed(seed)
-    network = XDecoder(micro(mask_attention)).eval()
+    network = XDecoder(config).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1:

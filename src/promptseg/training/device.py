@@ -9,8 +9,9 @@ from promptseg.xdecoder.mask_decoder import DecoderLayer
 from promptseg.xdecoder.model import XDecoder
 from promptseg.xdecoder.pixel_decoder import EncoderLayer
 from promptseg.xdecoder.text_encoder import TextBlock
+from promptseg.xdecoder.vit_backbone import VitBlock
 
-RECOMPUTED = (FocalBlock, TextBlock, EncoderLayer, DecoderLayer)
+RECOMPUTED = (FocalBlock, VitBlock, TextBlock, EncoderLayer, DecoderLayer)
 
 
 def make_accelerator() -> Accelerator:

@@ -35,5 +35,5 @@ class Attention(nn.Module):
 
 
 def causal_bias(length: int) -> Tensor:
-    """[length, length]: BLOCKED above the diagonal, 0 elsewhere."""
-    return torch.full((length, length), BLOCKED).triu(1)
+    """[length, length]: BLOCKED above the diagonal, 0 elsewhere; real also where weights are shapes only."""
+    return torch.full((length, length), BLOCKED, device="cpu").triu(1)

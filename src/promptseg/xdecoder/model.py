@@ -1,6 +1,6 @@
 """The whole network, its configuration, and one literal builder per size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from promptseg.xdecoder.backbone import FocalBackbone, FocalConfig
 from promptseg.xdecoder.mask_decoder import Grounding, MaskAttention, MaskDecoder, MaskDecoderConfig
 from promptseg.xdecoder.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from promptseg.xdecoder.text_encoder import TextConfig, TextEncoder
+from promptseg.xdecoder.vit_backbone import VitBackbone, VitConfig
 
 MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
 MEAN = (123.675, 116.280, 103.530)  # of ImageNet, RGB 0..255
@@ -20,7 +21,7 @@ STD = (58.395, 57.120, 57.375)
 class XDecoderConfig:
     """Everything that decides the network's function, save its weights."""
 
-    backbone: FocalConfig
+    backbone: FocalConfig | VitConfig
     text: TextConfig
     pixel_decoder: PixelDecoderConfig
     mask_decoder: MaskDecoderConfig
@@ -35,13 +36,15 @@ class XDecoder(nn.Module):
     def __init__(self, config: XDecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = FocalBackbone(config.backbone)
+        self.backbone: nn.Module = (
+            VitBackbone(config.backbone) if isinstance(config.backbone, VitConfig) else FocalBackbone(config.backbone)
+        )
         self.text_encoder = TextEncoder(config.text, config.mask_decoder.dim)
         self.pixel_decoder = PixelDecoder(config.backbone.channels, config.pixel_decoder)
         self.mask_decoder = MaskDecoder(config.mask_decoder)
         self.log_temperature = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07), CLIP's starting point
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        for name, values in (("mean", MEAN), ("std", STD)):  # real also where the weights are shapes only
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
 
     def forward(self, picture: Tensor, token_ids: Tensor, every_layer: bool = False) -> tuple[list[Grounding], Tensor]:
         """Ground phrases.
@@ -68,6 +71,12 @@ class XDecoder(nn.Module):
         """Cosine between queries [B, Q, C] and phrases [B, C], times the learnt temperature -> [B, Q]."""
         cosine = F.normalize(query_embedding, dim=-1) @ F.normalize(phrase, dim=-1).unsqueeze(2)
         return cosine.squeeze(2) * self.log_temperature.exp()
+
+
+def unfilled(config: XDecoderConfig) -> XDecoder:
+    """A network whose weights are shapes without memory, for `load_state_dict(..., strict=True, assign=True)`."""
+    with torch.device("meta"):
+        return XDecoder(config)
 
 
 def resize_canvas(canvas: Tensor, res: int) -> Tensor:
@@ -157,3 +166,17 @@ def focal_t(mask_attention: MaskAttention) -> XDecoderConfig:
             mask_attention=mask_attention,
         ),
     )
+
+
+def vit_b(mask_attention: MaskAttention) -> XDecoderConfig:
+    """Focal-T's decoders on SAM's ViT-B: 232.5 million parameters."""
+    backbone = VitConfig(
+        768,
+        depth=12,
+        heads=12,
+        window=14,
+        global_blocks=(2, 5, 8, 11),
+        position_side=64,
+        channels=(128, 256, 512, 1024),
+    )
+    return replace(focal_t(mask_attention), backbone=backbone)
