@@ -1,4 +1,4 @@
-"""finetune: train the network (or, with `finetune.steps: 0`, only store what it starts from)."""
+"""finetune: train the network (or, with `finetune.steps: 0`, only convert and store what it starts from)."""
 
 import sys
 from dataclasses import asdict
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from promptseg.checkpoint import Provenance, save_checkpoint
+from promptseg.files import write_json
 from promptseg.params import read_params
 from promptseg.training.processes import relaunched
 from promptseg.training.run import run_finetune, write_curve, write_summary
@@ -14,21 +15,24 @@ from stages import CACHE, ROOT
 from stages.command import run_stage
 
 
-def finetune(images: Path, samples: Path, tokens: Path, checkpoint: Path, curve: Path, training: Path) -> None:
+def finetune(
+    images: Path, samples: Path, tokens: Path, checkpoint: Path, ledger: Path, curve: Path, training: Path
+) -> None:
     """See the module."""
     params = read_params(ROOT)
     if relaunched(params.finetune.processes, "stages.finetune", sys.argv[1:]):
         return
-    run = run_finetune(params.model, params.finetune, images, samples, tokens, CACHE / "finetune")
+    run = run_finetune(params.model, params.finetune, images, samples, tokens, CACHE)
     if not run.writes:
         return
     provenance = Provenance(
         params.model, run.init_sha256, asdict(params.finetune), run.outcome.step, run.outcome.val_miou
     )
     save_checkpoint(checkpoint, run.network, provenance, torch.float32)
+    write_json(ledger, run.ledger)
     write_curve(curve, run.outcome)
     write_summary(training, run.outcome)
 
 
 if __name__ == "__main__":
-    run_stage(finetune, __doc__, "images", "samples", "tokens", "checkpoint", "curve", "training")
+    run_stage(finetune, __doc__, "images", "samples", "tokens", "checkpoint", "ledger", "curve", "training")

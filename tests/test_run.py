@@ -33,7 +33,7 @@ def micro_network_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(config: FinetuneConfig, snapshots: Path, **paths: Path) -> Run:
-    return run_finetune("nano", config, **{**few_scenes(), **paths}, snapshots=snapshots)
+    return run_finetune("nano", config, **{**few_scenes(), **paths}, cache=snapshots)
 
 
 def _assert_equal(one: Run, other: Run) -> None:
@@ -44,7 +44,7 @@ def _assert_equal(one: Run, other: Run) -> None:
 
 
 def _folders(snapshots: Path) -> set[str]:
-    return {path.name for path in snapshots.iterdir()}
+    return {path.name for path in (snapshots / "finetune").iterdir()}
 
 
 def test_a_finished_run_is_returned_and_not_trained_again(tmp_path, monkeypatch):
@@ -135,7 +135,20 @@ def test_no_steps_store_what_they_start_from_bit_for_bit(tmp_path):
     before, after = load_checkpoint(init)[0].state_dict(), load_checkpoint(stored)[0].state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert done.init_sha256 == sha256_of(init)
-    assert [row["step"] for row in done.outcome.curve] == [0]
+    assert done.ledger["kind"] == "ours"
+
+
+def test_no_steps_train_and_validate_nothing_and_need_no_data(tmp_path, monkeypatch):
+    init, nowhere = tmp_path / "init.safetensors", tmp_path / "nowhere"
+    rule = MaskAttention("inside", "bilinear")
+    save_checkpoint(init, micro_network(rule), Provenance("nano", None, {}, 9, 0.5), torch.float32)
+    monkeypatch.setattr(loop, "validate", lambda *_: pytest.fail("validated"))
+    config = short_training(init=str(init), steps=0)
+    done = run_finetune("nano", config, nowhere, nowhere, nowhere, tmp_path / "cache")
+    assert done.outcome == Outcome(0, None, [{"step": 0}])
+    write_curve(tmp_path / "curve.csv", done.outcome)
+    assert (tmp_path / "curve.csv").read_text().splitlines()[1:] == [f"0{',' * (len(CURVE_COLUMNS) - 1)}"]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_training_from_a_checkpoint_is_never_worse_than_it(tmp_path):

@@ -1,6 +1,7 @@
 """Where training starts, and what it refuses to start from."""
 
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -9,10 +10,17 @@ from trainings import short_training
 
 from promptseg.checkpoint import Provenance, save_checkpoint
 from promptseg.files import sha256_of
-from promptseg.training.start import BUILDERS, initial_network
+from promptseg.params import Params
+from promptseg.training.start import BUILDERS, Start, starting_point
+from promptseg.xdecoder.convert import restore
 from promptseg.xdecoder.mask_decoder import MaskAttention
 
 RULE = MaskAttention("inside", "bilinear")
+NOWHERE = Path("/nowhere")  # nothing is downloaded
+
+
+def start(**changes: Any) -> Start:
+    return starting_point("nano", short_training(**changes), NOWHERE)
 
 
 @pytest.fixture(autouse=True)
@@ -28,42 +36,78 @@ def init(tmp_path: Path) -> Path:
 
 
 def test_from_nothing_the_seed_decides():
-    (one, sha256), (same, _), (other, _) = (initial_network("nano", short_training(seed=seed)) for seed in (1, 1, 2))
-    assert sha256 is None
-    assert one.config == micro(RULE)
-    weights = [each.state_dict()["mask_decoder.query_content"] for each in (one, same, other)]
+    one, same, other = (start(seed=seed) for seed in (1, 1, 2))
+    assert one.init_sha256 is None
+    assert one.ledger == {"init": None, "kind": "drawn", "seed": 1}
+    assert one.network.config == micro(RULE)
+    weights = [each.network.state_dict()["mask_decoder.query_content"] for each in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
 def test_from_a_checkpoint_its_weights_and_its_hash(init):
-    network, sha256 = initial_network("nano", short_training(init=str(init)))
-    assert sha256 == sha256_of(init)
+    started = start(init=str(init))
+    assert started.init_sha256 == sha256_of(init)
+    assert started.ledger == {"init": str(init), "kind": "ours", "sha256": sha256_of(init)}
     for key, value in micro_network(RULE).state_dict().items():
-        assert torch.equal(network.state_dict()[key], value)
+        assert torch.equal(started.network.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("rule", [RULE, MaskAttention("outside", "bicubic")])
+def test_from_a_published_checkpoint_its_weights_by_the_rule_asked_for(tmp_path, rule):
+    path = tmp_path / "published.pt"
+    torch.save(restore(micro_network(RULE).state_dict(), micro(RULE), None), path)
+    started = start(init=str(path), attends=rule.attends, mask_resize=rule.resize)
+    assert started.network.config == micro(rule)
+    assert started.init_sha256 == started.ledger["sha256"] == sha256_of(path)
+    assert started.ledger["kind"] == "published"
+    assert len(started.ledger["renamed"]) > 100
+    for key, value in micro_network(RULE).state_dict().items():
+        assert torch.equal(started.network.state_dict()[key], value)
+
+
+def test_a_published_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    path = tmp_path / "published.pth"
+    torch.save({"backbone.blocks.0.norm1.bias": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"^finetune\.init, for model 'nano': .*not understood: backbone\.blocks\.0"):
+        start(init=str(path))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"got 'model\.onnx', wanted a file that ends with \.safetensors, .* or \.pth"):
+        start(init=str(tmp_path / "model.onnx"))
+
+
+def test_every_model_that_params_admit_can_be_built():
+    assert set(get_args(get_type_hints(Params)["model"])) == set(BUILDERS)
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none\.safetensors: no such file; a checkpoint is"):
-        initial_network("nano", short_training(init=str(tmp_path / "none.safetensors")))
+        start(init=str(tmp_path / "none.safetensors"))
 
 
 @pytest.mark.parametrize("change", [{"attends": "outside"}, {"mask_resize": "bicubic"}])
 def test_a_checkpoint_of_another_mask_attention_is_refused(init, change):
     (value,) = change.values()
-    with pytest.raises(ValueError, match=rf"^finetune\.init: .* differs .*mask_decoder: got .*, wanted .*'{value}'"):
-        initial_network("nano", short_training(init=str(init), **change))
+    with pytest.raises(
+        ValueError, match=rf"^finetune\.init: .* differs .*mask_attention\.\w+: got '\w+', wanted '{value}';"
+    ):
+        start(init=str(init), **change)
 
 
 def test_a_checkpoint_of_another_size_is_refused(init, monkeypatch):
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"differs from model 'nano' in backbone, text, pixel_decoder, mask_decoder"):
-        initial_network("nano", short_training(init=str(init)))
+    with pytest.raises(
+        ValueError,
+        match=r"differs from model 'nano' in backbone\.embed_dim: got 8, wanted 24; .*object_queries: got 6, wanted 16",
+    ):
+        start(init=str(init))
 
 
 def test_more_phrases_than_queries_are_refused():
-    initial_network("nano", short_training(phrases_per_picture=6))
+    start(phrases_per_picture=6)
     with pytest.raises(
         ValueError, match=r"^finetune\.phrases_per_picture: got 7, wanted at most 6, the object queries"
     ):
-        initial_network("nano", short_training(phrases_per_picture=7))
+        start(phrases_per_picture=7)

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save
 from promptseg.files import atomic_path, read_json, write_json
 from promptseg.xdecoder.backbone import FocalConfig
 from promptseg.xdecoder.mask_decoder import MaskAttention, MaskDecoderConfig
-from promptseg.xdecoder.model import XDecoder, XDecoderConfig
+from promptseg.xdecoder.model import XDecoder, XDecoderConfig, unfilled
 from promptseg.xdecoder.pixel_decoder import PixelDecoderConfig
 from promptseg.xdecoder.text_encoder import TextConfig
+from promptseg.xdecoder.vit_backbone import VitConfig
 
 FORMAT = 1
 
@@ -48,7 +49,10 @@ def save_checkpoint(path: Path, network: XDecoder, provenance: Provenance, dtype
 
 
 def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
-    """Rebuild a network, float32, in evaluation mode. Raises ValueError when one of the files is missing or damaged."""
+    """Rebuild a network, float32, in evaluation mode; float32 weights stay mapped to the file, without a copy.
+
+    Raises ValueError when one of the files is missing or damaged.
+    """
     for wanted in (path, path.with_suffix(".json")):
         if not wanted.is_file():
             raise ValueError(f"{wanted}: no such file; a checkpoint is a .safetensors file with its .json beside it")
@@ -56,7 +60,7 @@ def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
     if description.get("format") != FORMAT:
         raise ValueError(f"{path}: got checkpoint format {description.get('format')!r}, wanted {FORMAT}")
     try:
-        network = XDecoder(architecture_from_json(description["architecture"]))
+        network = unfilled(architecture_from_json(description["architecture"]))
         provenance = Provenance(**description["provenance"])
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ValueError(
@@ -68,7 +72,7 @@ def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
     except SafetensorError as error:
         raise ValueError(f"{path}: got a damaged safetensors file ({error}); make or fetch it again") from error
     try:
-        network.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
+        network.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the architecture beside them: {error}") from error
     return network.eval(), provenance
@@ -81,7 +85,7 @@ def architecture_from_json(fields: dict[str, Any]) -> XDecoderConfig:
     }
     decoder = fields["mask_decoder"]
     return XDecoderConfig(
-        backbone=FocalConfig(**backbone),
+        backbone=VitConfig(**backbone) if "window" in backbone else FocalConfig(**backbone),
         text=TextConfig(**fields["text"]),
         pixel_decoder=PixelDecoderConfig(**fields["pixel_decoder"]),
         mask_decoder=MaskDecoderConfig(**{**decoder, "mask_attention": MaskAttention(**decoder["mask_attention"])}),

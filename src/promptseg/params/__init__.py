@@ -48,7 +48,7 @@ class Params:
 
     data: str
     mirror: str | tuple[str, ...] | None
-    model: Literal["nano"]
+    model: Literal["nano", "focal_t", "vit_b"]
     res: int
     finetune: FinetuneConfig
     export: ExportConfig

@@ -39,10 +39,13 @@ class Splits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best step by validation mIoU (its weights are in the network), and the curve, a row per step."""
+    """The best step by validation mIoU (its weights are in the network), and the curve, a row per step.
+
+    `val_miou` is None where nothing was validated.
+    """
 
     step: int
-    val_miou: float
+    val_miou: float | None
     curve: list[Row]
 
 

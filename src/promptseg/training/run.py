@@ -3,6 +3,7 @@
 import csv
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from promptseg.files import atomic_path, write_json
 from promptseg.params import FinetuneConfig
@@ -10,7 +11,7 @@ from promptseg.training.data import GroundingData
 from promptseg.training.device import make_accelerator
 from promptseg.training.loop import TERMS, Outcome, Splits, finetune
 from promptseg.training.snapshots import fingerprint, open_snapshots
-from promptseg.training.start import initial_network
+from promptseg.training.start import starting_point
 from promptseg.xdecoder.model import XDecoder
 
 CODE = Path(__file__).resolve().parent.parent  # a snapshot made by other code is not resumed
@@ -28,25 +29,33 @@ class Run:
     outcome: Outcome
     init_sha256: str | None
     writes: bool
+    ledger: dict[str, Any]
 
 
-def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path, tokens: Path, snapshots: Path) -> Run:
-    """Train on the train split, validate on val; a killed run goes on from its last snapshot below `snapshots`."""
+def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path, tokens: Path, cache: Path) -> Run:
+    """Train on the train split, validate on val; a killed run goes on from its last snapshot below `cache`.
+
+    Without steps nothing is trained, and nothing validated either: that would take a large network longer than all the
+    rest of the chain, which scores what it deploys anyway.
+    """
     accelerator = make_accelerator()
-    network, init_sha256 = initial_network(model, config)
+    writes = accelerator.is_main_process
+    start = starting_point(model, config, cache / "init")
+    if config.steps == 0:
+        return Run(start.network, Outcome(0, None, [{"step": 0}]), start.init_sha256, writes, start.ledger)
     budget = int(config.cache_gib * 2**30)
     splits = Splits(
         train=GroundingData(images, samples, tokens, "train", config.res, budget),
         val=GroundingData(images, samples, tokens, "val", [config.val_res], budget),
         seen=GroundingData(images, samples, tokens, "train", [config.val_res], 0) if config.train_phrases else None,
     )
-    identity = {"model": model, "finetune": asdict(config), "init_sha256": init_sha256}
+    identity = {"model": model, "finetune": asdict(config), "init_sha256": start.init_sha256}
     name = fingerprint(identity, [samples, tokens, images, *sorted(CODE.rglob("*.py"))])
-    with open_snapshots(snapshots, name, config.snapshot_every_s, writes=accelerator.is_main_process) as state:
+    with open_snapshots(cache / "finetune", name, config.snapshot_every_s, writes=writes) as state:
         accelerator.wait_for_everyone()  # until the one that writes has the folder to itself
-        outcome = finetune(network, splits, config, state, accelerator)
+        outcome = finetune(start.network, splits, config, state, accelerator)
         state.finish()
-    return Run(network, outcome, init_sha256, accelerator.is_main_process)
+    return Run(start.network, outcome, start.init_sha256, writes, start.ledger)
 
 
 def write_curve(path: Path, outcome: Outcome) -> None:
@@ -61,12 +70,12 @@ def write_curve(path: Path, outcome: Outcome) -> None:
 def write_summary(path: Path, outcome: Outcome) -> None:
     """Write the best step's scores as JSON; `overfit_miou` is what the trained pictures score above the others."""
     best = next(row for row in outcome.curve if row["step"] == outcome.step)
-    train_miou = best.get("train_miou")
+    val_miou, train_miou = outcome.val_miou, best.get("train_miou")
     summary = {
         "best_step": outcome.step,
         "steps": outcome.curve[-1]["step"],
-        "val_miou": round(outcome.val_miou, 5),
+        "val_miou": None if val_miou is None else round(val_miou, 5),
         "train_miou": None if train_miou is None else round(train_miou, 5),
-        "overfit_miou": None if train_miou is None else round(train_miou - outcome.val_miou, 5),
+        "overfit_miou": None if train_miou is None or val_miou is None else round(train_miou - val_miou, 5),
     }
     write_json(path, summary)
