@@ -4,10 +4,9 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from filelock import FileLock
-
 from promptseg.files import sha256_of, write_bytes
 from promptseg.transfer.download import download
+from promptseg.transfer.lock import alone
 
 
 def weights_file(init: str, downloads: Path) -> Path:
@@ -31,8 +30,7 @@ def weights_file(init: str, downloads: Path) -> Path:
 
 def _once(address: str, target: Path) -> Path:
     noted = target.with_name(f"{target.name}.sha256")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):  # all processes of a training want the same file
+    with alone(target, target.name):  # all processes of a training want the same file
         if target.is_file() and noted.is_file() and sha256_of(target) == noted.read_text(encoding="utf-8"):
             return target
         target.unlink(missing_ok=True)
