@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 from promptseg.params.datasets import DataConfig, LpcvcConfig, ReferConfig, ShapesConfig, SinglePictures, Source
 from promptseg.params.sections import (
+    AiHubConfig,
     ExportConfig,
     FinetuneConfig,
     HubConfig,
@@ -21,6 +22,7 @@ from promptseg.params.sections import (
 from promptseg.params.strict import build, check, load_yaml
 
 __all__ = [
+    "AiHubConfig",
     "DataConfig",
     "ExportConfig",
     "FinetuneConfig",
