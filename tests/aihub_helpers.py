@@ -1,5 +1,6 @@
 """What the tests of the cloud backend share: its configuration, samples, and retries that do not sleep."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,16 @@ def hub_config(**changes: Any) -> HubConfig:
 def open_bench_hub(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> AiHub:
     """A hub that is configured for `bench`, through the client's own file, and remembers below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.delenv("QAIHUB_API_TOKEN", raising=False)
     monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(folder / "client.ini")))
     return AiHub(hub_config(**changes), folder / "cache")
 
 
-def forget_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
     """Shorten the client's polls and every retry's sleep, the client's and ours, and nothing else."""
-    monkeypatch.setattr(Job, "_polling_interval", 0)
-    monkeypatch.setattr(session, "BACKOFF_FACTOR", 0.001)
-    monkeypatch.setattr(session, "MAX_WAIT", 0.01)
-    monkeypatch.setattr(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
+    set_attribute(Job, "_polling_interval", 0)
+    set_attribute(session, "BACKOFF_FACTOR", 0.001)
+    set_attribute(session, "MAX_WAIT", 0.01)
+    set_attribute(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
     for module in (patience, preflight, submission, waiting):
-        monkeypatch.setattr(module, "pause", lambda _: None)
+        set_attribute(module, "pause", lambda _: None)

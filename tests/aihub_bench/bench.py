@@ -1,5 +1,6 @@
 """The bench itself: two HTTP servers (service and storage have addresses of their own) on free ports, in threads."""
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -26,12 +27,11 @@ class Bench:
         self.requests: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.on_request: Any = None  # called with the name of each step
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, storage)) for storage in (False, True)]
+        self._servers = [_Server(("127.0.0.1", 0), _handler(self, storage)) for storage in (False, True)]
         self.address, self.storage_address = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
     def __enter__(self) -> "Bench":
         for server in self._servers:
-            server.daemon_threads = True
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
@@ -54,6 +54,15 @@ class Bench:
             if self.on_request is not None:
                 self.on_request(step)
             return next((fault for fault in self.faults if fault.step == step and fault.happens()), None)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no error; anything else is one of the bench."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(bench: Bench, storage: bool) -> type[BaseHTTPRequestHandler]:
@@ -89,8 +98,7 @@ def _handler(bench: Bench, storage: bool) -> type[BaseHTTPRequestHandler]:
                 sent = self.headers.get("Authorization", "none")
                 return 401, "text/plain", f'{{"detail": "bad credentials: {sent}"}}'.encode()
             _, respond, ids = found
-            with bench.state.lock:
-                return 200, PROTOBUF, respond(Ask(bench, parse_qs(query), body), *ids).SerializeToString()
+            return 200, PROTOBUF, respond(Ask(bench, parse_qs(query), body), *ids).SerializeToString()
 
         def _stored(self, path: str, body: bytes) -> Answer:
             _, kind, *rest = path.split("/")

@@ -15,6 +15,7 @@ TOKEN = "secret-token-0123456789"
 EMAIL = "user@example.org"
 DEVICES = ("Snapdragon X Elite CRD", "Snapdragon 8 Gen 3 QRD", "Samsung Galaxy S24", "QCS8550 (Proxy)")
 DAY_S = 24 * 3600
+PATIENCE_S = 10  # how long a look at a running job may take: quick jobs end within the first
 COMPILE_STATES = (pb.JOB_STATE_CREATED, pb.JOB_STATE_OPTIMIZING_MODEL)
 RUN_STATES = (pb.JOB_STATE_CREATED, pb.JOB_STATE_PROVISIONING_DEVICE, pb.JOB_STATE_RUNNING_INFERENCE)
 
@@ -39,6 +40,7 @@ class JobEntry:
     state: int = pb.JOB_STATE_CREATED
     reason: str = ""
     output_id: str = ""
+    worker: threading.Thread | None = None
     shared_with: set[str] = field(default_factory=set)
 
 
@@ -57,6 +59,8 @@ class ServiceState:
         self.empty_profiles = 0
         self.devices = list(DEVICES)
         self.expire_after_s: float = 30 * DAY_S
+        self.output_expires_after_s: float | None = None  # as long as a data set, unless set
+        self.ignores_sharing = False
         self.keep_files = True
         self.logs = True
         self.layers = [
@@ -81,11 +85,12 @@ class ServiceState:
         self.models[model_id] = Asset(message, self.folder / f"{model_id}.model")
         return model_id
 
-    def add_dataset(self, message: Any) -> str:
+    def add_dataset(self, message: Any, expire_after_s: float | None = None) -> str:
         dataset_id = self.new_id("d")
         message.dataset_id = dataset_id
         message.creation_time.GetCurrentTime()
-        message.expiration_time.FromSeconds(int(time.time() + self.expire_after_s))
+        expires = time.time() + (self.expire_after_s if expire_after_s is None else expire_after_s)
+        message.expiration_time.FromSeconds(int(expires))
         self.datasets[dataset_id] = Asset(message, self.folder / f"{dataset_id}.h5")
         return dataset_id
 
@@ -105,18 +110,19 @@ class ServiceState:
         return job_id
 
     def look(self, job_id: str) -> JobEntry:
-        """Return a job after one more look; the one that ends it does its work."""
+        """Return a job after one more look; after `looks_needed` of them its work begins, in a thread."""
         with self.lock:
             entry = self.jobs[job_id]
             entry.looks += 1
-            if entry.state in (pb.JOB_STATE_DONE, pb.JOB_STATE_FAILED):
-                return entry
             if entry.looks <= self.looks_needed:
                 states = COMPILE_STATES if entry.kind == "compile" else RUN_STATES
                 entry.state = states[min(entry.looks, len(states)) - 1]
-            else:
-                self._finish(entry)
-            return entry
+                return entry
+            if entry.worker is None:
+                entry.worker = threading.Thread(target=self._finish, args=(entry,), daemon=True)
+                entry.worker.start()
+        entry.worker.join(PATIENCE_S)
+        return entry
 
     def _finish(self, entry: JobEntry) -> None:
         if entry.kind in self.failing:
@@ -129,7 +135,9 @@ class ServiceState:
             device.compile_graph(model.file, target.file)
         elif entry.kind == "infer":
             dataset = self.datasets[entry.content.dataset.dataset_id]
-            entry.output_id = self.add_dataset(pb.Dataset(name=f"{entry.content.name} outputs"))
+            with self.lock:
+                outputs = pb.Dataset(name=f"{entry.content.name} outputs")
+                entry.output_id = self.add_dataset(outputs, self.output_expires_after_s)
             device.run(model.file, dataset.file, self.datasets[entry.output_id].file)
             if not self.keep_files:
                 dataset.file.unlink()

@@ -8,12 +8,11 @@ import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice, tee
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from promptseg.deploy.aihub.client import CLIENT_VERSION, service_address
 from promptseg.deploy.aihub.errors import JobFailedError, RefusedError
 from promptseg.deploy.aihub.inference import InferenceJobs
-from promptseg.deploy.aihub.journal import Journal
+from promptseg.deploy.aihub.journal import Journal, folder_of
 from promptseg.deploy.aihub.latency import latency_of
 from promptseg.deploy.aihub.masks import MaskStore
 from promptseg.deploy.aihub.names import Work
@@ -39,7 +38,7 @@ class AiHub:
 
     def __init__(self, config: HubConfig, cache: Path) -> None:
         self._config = config
-        self._folder = cache / BACKEND / (urlsplit(service_address()).netloc or "service").replace(":", "_")
+        self._folder = folder_of(cache, service_address())
         self._journal = Journal(self._folder)
         self._opened: tuple[Service, Submissions] | None = None
 

@@ -9,12 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 _LOG = logging.getLogger(__name__)
 
 INTENT, REFUSED, SUBMITTED, FOUND, FAILED, UPLOADED = "intent", "refused", "submitted", "found", "failed", "uploaded"
+
+
+def folder_of(cache: Path, address: str) -> Path:
+    """Return the folder for what is remembered of the service at `address`: its journal, masks, logs and devices."""
+    return cache / "aihub" / (urlsplit(address).netloc.rpartition("@")[2] or "service").replace(":", "_")
 
 
 @dataclass
