@@ -71,6 +71,10 @@ class ServiceState:
         self.inference_times_us = [6_000, 5_000, 7_000, 40_000]
         self._numbers = itertools.count(1)
 
+    def continue_numbers(self, other: "ServiceState") -> None:
+        """Give ids that `other` has not given."""
+        self._numbers = itertools.count(next(other._numbers))
+
     def new_id(self, letter: str) -> str:
         return f"{letter}{next(self._numbers):05d}"
 

@@ -67,14 +67,19 @@ def service_address() -> str:
 
 
 class OneTryClient(Client):
-    """The client, except that a job is submitted with one POST: whether to repeat it is for who keeps the journal."""
+    """The client, except that a job is submitted with one POST: whether to repeat it is for who keeps the journal.
+
+    `accepted_id` is the id of the job that was accepted last; the client itself loses it when its next request fails.
+    """
+
+    accepted_id: str | None = None
 
     def _api_call(self, api_func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if api_func is api.create_compile_job:
-            api_func = _post_compile_job
-        elif api_func is api.create_inference_job:
-            api_func = _post_inference_job
-        return super()._api_call(api_func, *args, **kwargs)
+        submit_once = {api.create_compile_job: _post_compile_job, api.create_inference_job: _post_inference_job}
+        answer = super()._api_call(submit_once.get(api_func, api_func), *args, **kwargs)
+        if api_func in submit_once:
+            self.accepted_id = answer.id
+        return answer
 
     def whoami(self) -> str:
         """Return the account's e-mail address, after one try that takes 12 seconds at most."""
@@ -98,11 +103,15 @@ class OneTryClient(Client):
         session = create_external_session()
         with session.get(response.url.url, stream=True, headers={"Accept-Encoding": "identity"}) as answer:
             answer.raise_for_status()
+            if answer.headers.get("Content-Type", "").startswith("text/"):
+                raise UnreachableError(f"AI Hub, model {model_id}: got a page of text for a file, wanted its storage")
             if "Content-Length" in answer.headers:
                 return int(answer.headers["Content-Length"])
             if answer.headers.get("Transfer-Encoding") == "chunked":
                 return None
-        raise UnreachableError("the storage states no length, and so half a file cannot be told from a whole one")
+        raise UnreachableError(
+            f"AI Hub, model {model_id}: its storage states no length: half a file cannot be told from a whole one"
+        )
 
     def address_of(self, job_id: str) -> str:
         """Return the address of a job's page."""

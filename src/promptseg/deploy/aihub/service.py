@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from promptseg.deploy.aihub.client import OneTryClient, asking, device_of, read_configuration
-from promptseg.deploy.aihub.errors import JobFailedError, RefusedError, UnreachableError
+from promptseg.deploy.aihub.errors import BusyError, JobFailedError, RefusedError, UnreachableError
 from promptseg.deploy.contract import INPUTS
 
 PAGE = 50  # jobs per page of the service's list
@@ -83,22 +83,26 @@ class Service:
     def submit_compile(self, model_id: str, device: str, name: str, options: str) -> str:
         """Submit a compile job with one POST; return its id."""
         specs = {spec.name: (spec.shape, spec.dtype) for spec in INPUTS}
-        with self._asking(f"submit {name}"):
+
+        def submit() -> Any:
             model = self._client.get_model(model_id)
-            job = self._client.submit_compile_job(
+            return self._client.submit_compile_job(
                 model, device_of(device), name=name, input_specs=specs, options=options, retry=False
             )
-            return self._remember(job)
+
+        return self._submit(name, submit)
 
     def submit_run(self, compile_job_id: str, device: str, name: str, options: str, dataset_id: str | None) -> str:
         """Submit, with one POST, an inference on a data set, or (None) a profile; return the job's id."""
-        with self._asking(f"submit {name}"):
+
+        def submit() -> Any:
             inputs = None if dataset_id is None else self._client.get_dataset(dataset_id)
             model = self._compiled_model(compile_job_id)
-            job = self._client.submit_inference_job(
+            return self._client.submit_inference_job(
                 model, device_of(device), inputs, name=name, options=options, retry=False, profile=inputs is None
             )
-            return self._remember(job)
+
+        return self._submit(name, submit)
 
     def listed_jobs(self, since: float, most: int) -> Iterator[ListedJob]:
         """Yield jobs created after `since`, the newest first; `most` at most, in whole pages."""
@@ -175,6 +179,16 @@ class Service:
             if not set(emails) <= set(job.get_sharing()):
                 job.modify_sharing(add_emails=emails)
             return list(job.get_sharing())
+
+    def _submit(self, name: str, submit: Callable[[], Any]) -> str:
+        self._client.accepted_id = None
+        try:
+            with self._asking(f"submit {name}"):
+                return self._remember(submit())
+        except (RefusedError, BusyError, UnreachableError):
+            if self._client.accepted_id is None:
+                raise
+            return self._client.accepted_id  # what failed came after
 
     def _asking(self, what: str) -> AbstractContextManager[None]:
         return asking(self._config, what)

@@ -73,7 +73,7 @@ class Submissions:
         return self._adopt(name, [job_id for job_id in found if job_id not in {history.job_id, *history.failed}])
 
     def _submit(self, name: str, failed: set[str], submit: Callable[[], str]) -> str:
-        began, unanswered = time.time(), 0
+        began, unanswered, self._listed = time.time(), 0, None  # the list is about to be out of date
         for wait_s in BUSY_S:
             self._journal.record(INTENT, name)
             try:
