@@ -3,7 +3,7 @@
 import difflib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -17,14 +17,22 @@ from promptseg.files import read_json, write_json
 
 PROBE_WAITS_S = (3.0, 6.0)  # with three probes of at most 11 s each: a server that is down is noticed in 42 s
 DEVICES_FRESH_S = 24 * 3600.0
-_INDEX_MAKERS = {"ArgMax", "ArgMin", "TopK", "Shape", "Size"}  # ONNX knows no other type than int64 for their results
+_REFUSED_TYPES = {TensorProto.INT64: "int64", TensorProto.BOOL: "bool", TensorProto.DOUBLE: "double"}
+_COMPARISONS = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+_INDEX_MAKERS = {"ArgMax", "ArgMin", "TopK"}
+_MOVERS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 _SHOWN = 5
-_SMALL = 1024  # elements; larger constants are no shapes, and shape inference needs no values of them
+_SMALL = 1024  # elements; a larger constant is no shape
 _LOG = logging.getLogger(__name__)
 
 
 def check_graph(graph: Path) -> None:
-    """Raise ValueError when the graph is not the contract's, or holds what the device's compiler refuses or slows."""
+    """Raise ValueError when the graph is not the contract's, or holds what the device's compiler refuses or slows.
+
+    That is int64, double and bool tensors, shapes that depend on data, and weights in a file of their own. Let through
+    are results for which ONNX knows no other type: a comparison that is at once turned into numbers or chosen by, and
+    an index on its way to where it is used.
+    """
     check_border(graph)
     wrong = list(_unfit(graph))
     if wrong:
@@ -40,31 +48,40 @@ def _unfit(graph: Path) -> Iterator[str]:
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         yield "weights in a file of their own, which would not be uploaded"
         return
-    for tensor in model.graph.initializer:
-        if _elements(tensor) > _SMALL:
-            tensor.ClearField("raw_data")  # keeps inference quick; only its type and shape count here
     inferred = onnx.shape_inference.infer_shapes(_without_large(model)).graph
     makers = {name: node for node in inferred.node for name in node.output}
     for value in inferred.value_info:
         node, tensor = makers.get(value.name), value.type.tensor_type
         if node is None or node.op_type == "Constant":
             continue
-        owner = f"{value.name} (of {node.op_type} {node.name or 'without a name'})"
-        if tensor.elem_type == TensorProto.BOOL:
-            yield f"bool {owner}"
-        elif tensor.elem_type == TensorProto.INT64 and node.op_type not in _INDEX_MAKERS:
-            yield f"int64 {owner}"
+        kind = _REFUSED_TYPES.get(tensor.elem_type)
+        if kind is not None and not _has_no_other_type(inferred, node, value.name, makers):
+            yield f"{kind} {_spell(node, value.name)}"
         elif not all(axis.HasField("dim_value") for axis in tensor.shape.dim):
-            yield f"a shape that depends on data, {owner}"
+            yield f"a shape that depends on data, {_spell(node, value.name)}"
+
+
+def _has_no_other_type(
+    graph: onnx.GraphProto, node: onnx.NodeProto, name: str, makers: Mapping[str, onnx.NodeProto]
+) -> bool:
+    if node.op_type in _COMPARISONS:
+        return all(user.op_type in ("Cast", "Where") for user in graph.node if name in user.input)
+    while node.op_type in _MOVERS and node.input[0] in makers:
+        node = makers[node.input[0]]
+    return node.op_type in _INDEX_MAKERS
+
+
+def _spell(node: onnx.NodeProto, name: str) -> str:
+    return f"{name} (of {node.op_type} {node.name or 'without a name'})"
 
 
 def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Turn constants that carry no shapes into inputs of the same type."""
+    """Turn constants that are no shapes into inputs of the same type: inference needs no values of them."""
     kept = [tensor for tensor in model.graph.initializer if _elements(tensor) <= _SMALL]
-    moved = [tensor for tensor in model.graph.initializer if _elements(tensor) > _SMALL]
-    for tensor in moved:
-        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        model.graph.input.append(info)
+    for tensor in model.graph.initializer:
+        if _elements(tensor) > _SMALL:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            model.graph.input.append(info)
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
