@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from promptseg.deploy.aihub.hub import AiHub
-from promptseg.deploy.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.deploy.contract import TEXT_INPUT
 from promptseg.deploy.hub import HubInput
 from promptseg.deploy.outputs import predictions_of
 from promptseg.predictions import write_predictions
@@ -29,19 +29,15 @@ def flat_pictures(count: int) -> Iterator[HubInput]:
 
 
 def photo_like_pictures(count: int) -> Iterator[HubInput]:
-    """Smooth noise with a grain: as large, compressed, as photographs are."""
+    """One picture of smooth noise with a grain, as large, compressed, as a photograph; each sample shifts it."""
+    random = np.random.default_rng(0)
+    coarse = random.uniform(0, 255, (3, 65, 65)).astype(np.float32)
+    cell, weight = np.arange(CANVAS) // 16, (np.arange(CANVAS) % 16 / 16).astype(np.float32)
+    rows = coarse[:, cell] * (1 - weight)[None, :, None] + coarse[:, cell + 1] * weight[None, :, None]
+    smooth = rows[:, :, cell] * (1 - weight) + rows[:, :, cell + 1] * weight
+    picture = np.clip(np.rint(smooth + random.integers(-3, 4, smooth.shape)), 0, 255).astype(np.float32)[None]
     for number in range(count):
-        random = np.random.default_rng(number)
-        coarse = random.uniform(0, 255, (3, 65, 65)).astype(np.float32)
-        weight = (np.arange(CANVAS) % 16 / 16).astype(np.float32)
-        cell = np.arange(CANVAS) // 16
-        rows = coarse[:, cell] * (1 - weight)[None, :, None] + coarse[:, cell + 1] * weight[None, :, None]
-        smooth = rows[:, :, cell] * (1 - weight) + rows[:, :, cell + 1] * weight
-        grain = random.integers(-3, 4, smooth.shape)
-        image_input = np.clip(np.rint(smooth + grain), 0, 255).astype(np.float32)[None]
-        text_input = np.ones(TEXT_INPUT.shape, np.int32)
-        assert image_input.shape == IMAGE_INPUT.shape
-        yield HubInput(f"s{number}", image_input, text_input)
+        yield HubInput(f"s{number}", np.roll(picture, number, axis=3), np.ones(TEXT_INPUT.shape, np.int32))
 
 
 def main(graph: str, compiled: str, cache: str, predictions: str, samples: str, chunk_mb: str, kind: str) -> None:

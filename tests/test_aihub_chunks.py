@@ -1,3 +1,4 @@
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def samples(count: int) -> list[HubInput]:
 def test_chunks_are_cut_by_bytes_and_hold_one_sample_at_least(chunk_mb: int, count: int) -> None:
     assert samples_per_chunk(chunk_mb) == count
     assert SAMPLE_BYTES == 3 * 1024 * 1024 * 4 + 2 * 77 * 4
+
+
+def test_a_chunk_lets_its_tensors_go_whoever_holds_it() -> None:
+    (chunk,) = chunks_of(samples(1), chunk_mb=26)
+    tensor = weakref.ref(chunk.samples[0])
+    chunk.let_go()
+    assert tensor() is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])

@@ -22,8 +22,12 @@ SAMPLE_BYTES = sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for 
 class Chunk:
     """Samples that go through one job; `digests` are the hashes of their tensors."""
 
-    samples: tuple[HubInput, ...]
+    samples: list[HubInput]
     digests: tuple[str, ...]
+
+    def let_go(self) -> None:
+        """Free the tensors at once: a caller's frames may live on in the traceback of an error that was retried."""
+        self.samples.clear()
 
     @property
     def sha256(self) -> str:
@@ -37,7 +41,7 @@ def samples_per_chunk(chunk_mb: int) -> int:
 
 
 def chunks_of(inputs: Iterable[HubInput], chunk_mb: int) -> Iterator[Chunk]:
-    """Cut samples into chunks, in order; one chunk is held at a time, where the caller lets go of each."""
+    """Cut samples into chunks, in order; one is in memory at a time, if the caller lets each go before the next."""
     hasher, held, digests = SampleHasher(), [], []
     for sample in inputs:
         held.append(sample)
@@ -49,7 +53,7 @@ def chunks_of(inputs: Iterable[HubInput], chunk_mb: int) -> Iterator[Chunk]:
 
 
 def _taken(held: list[HubInput], digests: list[str]) -> Chunk:
-    chunk = Chunk(tuple(held), tuple(digests))
+    chunk = Chunk(list(held), tuple(digests))
     held.clear()
     digests.clear()
     return chunk

@@ -56,7 +56,7 @@ class InferenceJobs:
             while len(started) >= jobs_in_flight:
                 yield from self._collect(started.popleft())
             started.append(self._start(chunk))
-            del chunk  # its tensors, before the next chunk's are made
+            chunk.let_go()
         while started:
             yield from self._collect(started.popleft())
 

@@ -78,7 +78,7 @@ def _inference(journal: Journal, masks: MaskStore, work: Work, inputs: Iterable[
             runs.new_samples += len(chunk.samples)
             if runs.measured == 0:
                 _measure(runs, chunk)
-        del chunk  # its tensors, before the next chunk's are made
+        chunk.let_go()
     return runs
 
 
