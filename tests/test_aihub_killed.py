@@ -22,6 +22,14 @@ CHUNKS, KILLS = 40, 10
 STEPS = ("list", "new dataset", "post dataset", "dataset complete", "submit", "job", "result", "get outputs")
 
 
+def driver(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "tests.aihub_driver", *map(str, arguments), str(ONE_SAMPLE_MB), "flat"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
+
+
 class Killer:
     """Ends the client at one point of the protocol: before, or a moment after, its n-th request of a step."""
 
@@ -74,16 +82,37 @@ def test_ten_kills_cost_no_job_and_no_mask(tmp_path: Path, monkeypatch: pytest.M
         ]
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
         for number in range(KILLS):
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
             killer.aim(process)
             assert process.wait() == -signal.SIGKILL, f"run {number} came to its end"
             assert not (mine / "predictions.jsonl").exists()
         killer.rest()
         assert len(killer.points) == KILLS
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+        subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
         names = bench.state.names("infer")
         assert len(names) == len(set(names)) == CHUNKS, killer.points
         assert bench.requests["submit"] == 1 + CHUNKS, "one for the compilation"
     predictions = read_predictions(mine / "predictions.jsonl")
     for wanted in masks_on_host(graph, flat_pictures(CHUNKS)):
         assert (predictions[wanted.sample_id].to_mask() == wanted.pred_mask).all(), wanted.sample_id
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_their_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two queued experiments do: one journal, two processes."""
+    forget_sleep(monkeypatch.setattr)
+    graph, mine, samples = write_bright_graph(tmp_path / "model.onnx"), tmp_path / "mine", 6
+    with Bench(tmp_path / "bench") as bench:
+        open_bench_hub(bench, mine, monkeypatch).compile(graph, mine / "compiled")
+        runs = [
+            subprocess.Popen(
+                driver(graph, mine / "compiled", mine / "cache", mine / name, samples),
+                cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+            for name in ("first.jsonl", "second.jsonl")
+        ]  # fmt: skip
+        assert [run.wait() for run in runs] == [0, 0]
+        assert len(bench.state.names("infer")) == samples
+        assert bench.requests["new dataset"] == samples
+    assert read_predictions(mine / "first.jsonl") == read_predictions(mine / "second.jsonl")
+    assert len(read_predictions(mine / "first.jsonl")) == samples

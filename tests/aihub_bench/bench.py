@@ -1,5 +1,6 @@
 """The bench itself: two HTTP servers (service and storage have addresses of their own) on free ports, in threads."""
 
+import os
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import parse_qs, urlsplit
 
 from tests.aihub_bench.faults import LOST, STATUSES, TRUNCATED, Fault
@@ -31,11 +33,14 @@ class Bench:
         self.address, self.storage_address = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
     def __enter__(self) -> "Bench":
+        self._environment = patch.dict(os.environ, {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
+        self._environment.start()  # a proxy of this machine would be asked for the loopback, too
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._environment.stop()
         for server in self._servers:
             server.shutdown()
             server.server_close()

@@ -121,7 +121,8 @@ class AiHub:
         if self._opened is None:
             service = Service()
             check_account(service)
-            check_device(service, self._config.device, self._folder / "devices.json")
+            with self._journal.lock("devices"):
+                check_device(service, self._config.device, self._folder / "devices.json")
             self._opened = service, Submissions(service, self._journal)
         return self._opened
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock
+
 from promptseg.datasets.records import Rle
 from promptseg.files import atomic_path
 
@@ -27,9 +29,11 @@ class MaskStore:
         return self._masks[digest]
 
     def add(self, chunk_name: str, masks: Iterable[tuple[str, Rle]]) -> None:
-        """Store the masks of one chunk, (digest of the sample, mask), as they come."""
+        """Store the masks of one chunk, (digest of the sample, mask), as they come; another process may do the same."""
         new: dict[str, Rle] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
         with (
+            FileLock(self._folder / "lock"),
             atomic_path(self._folder / f"{chunk_name}.jsonl") as temporary,
             temporary.open("w", encoding="utf-8") as file,
         ):
