@@ -71,16 +71,7 @@ def test_ten_kills_cost_no_job_and_no_mask(tmp_path: Path, monkeypatch: pytest.M
         open_bench_hub(bench, mine, monkeypatch).compile(graph, mine / "compiled")
         killer = Killer(bench, seed=20261124)
         paths = (graph, mine / "compiled", mine / "cache", mine / "predictions.jsonl")
-        command = [
-            sys.executable,
-            "-m",
-            "tests.aihub_driver",
-            *map(str, paths),
-            str(CHUNKS),
-            str(ONE_SAMPLE_MB),
-            "flat",
-        ]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
+        command = driver(*paths, CHUNKS)
         for number in range(KILLS):
             process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
             killer.aim(process)
