@@ -4,13 +4,13 @@ from pathlib import Path
 
 from promptseg.deploy.backends import open_hub
 from promptseg.params import read_params
-from stages import ROOT
+from stages import CACHE, ROOT
 from stages.command import run_stage
 
 
 def hub_compile(graph: Path, compiled: Path) -> None:
     """See the module."""
-    open_hub(read_params(ROOT).hub).compile(graph, compiled)
+    open_hub(read_params(ROOT).hub, CACHE).compile(graph, compiled)
 
 
 if __name__ == "__main__":

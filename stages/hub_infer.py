@@ -8,7 +8,7 @@ from promptseg.deploy.outputs import predictions_of
 from promptseg.files import write_json
 from promptseg.params import read_params
 from promptseg.predictions import write_predictions
-from stages import ROOT
+from stages import CACHE, ROOT
 from stages.command import run_stage
 
 
@@ -17,7 +17,7 @@ def hub_infer(
 ) -> None:
     """See the module."""
     config = read_params(ROOT).hub
-    hub = open_hub(config)
+    hub = open_hub(config, CACHE)
     inputs = GraphInputs(images, samples, tokens, config.split, config.samples)
     write_predictions(predictions, predictions_of(hub.infer(graph, compiled, inputs), len(inputs)))
     few = GraphInputs(images, samples, tokens, config.split, config.emulator_samples)

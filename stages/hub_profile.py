@@ -5,13 +5,13 @@ from pathlib import Path
 from promptseg.deploy.backends import open_hub
 from promptseg.files import write_json
 from promptseg.params import read_params
-from stages import ROOT
+from stages import CACHE, ROOT
 from stages.command import run_stage
 
 
 def hub_profile(graph: Path, compiled: Path, latency: Path) -> None:
     """See the module."""
-    profile = open_hub(read_params(ROOT).hub).profile(graph, compiled)
+    profile = open_hub(read_params(ROOT).hub, CACHE).profile(graph, compiled)
     write_json(latency, profile.to_json())
 
 

@@ -13,8 +13,9 @@ def library_files() -> list[Path]:
 
 
 def stage_scripts() -> list[Path]:
-    """Return the script of every stage, sorted; what they share (`__init__`, `command`) is none."""
-    return sorted(path for path in (ROOT / "stages").glob("*.py") if path.stem not in ("__init__", "command"))
+    """Return the script of every stage, sorted; what they share and commands beside them are none."""
+    others = ("__init__", "command", "hub_plan")
+    return sorted(path for path in (ROOT / "stages").glob("*.py") if path.stem not in others)
 
 
 def file_of(module: str) -> Path | None:

@@ -67,9 +67,16 @@ def run_stage(
     project: Path, name: str, *more: str, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage in `project`; nothing of this process's environment points to another tree."""
+    return run_command(project, *stage_command(project, name)[1:], *more, before=before)
+
+
+def run_command(
+    project: Path, *arguments: str, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter with `arguments` in `project`; nothing of this process's environment points elsewhere."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
     return subprocess.run(
-        [*stage_command(project, name), *more],
+        [sys.executable, *arguments],
         cwd=project,
         env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

@@ -71,10 +71,12 @@ def test_only_what_a_stage_hands_over_is_known_of_params(path: Path) -> None:
         ("yaml", {"params/strict.py"}),
         ("matplotlib", {"report/curves.py", "report/pictures.py"}),
         ("jinja2", {"report/page.py"}),
-        ("qai_hub", set()),
+        ("qai_hub", {"deploy/aihub/client.py"}),
+        ("botocore", {"deploy/aihub/client.py"}),
+        ("h5py", {"deploy/aihub/chunks.py"}),
         ("onnxruntime_qnn", {"deploy/qnn_tools.py"}),
         ("ftfy", {"tokenizer.py"}),
-        ("requests", {"transfer/connection.py"}),
+        ("requests", {"transfer/connection.py", "deploy/aihub/client.py"}),
         ("urllib3", {"transfer/connection.py"}),
         ("pycocotools", {"datasets/records.py", "datasets/coco_segmentation.py"}),
     ],
@@ -110,9 +112,23 @@ def test_layers_below_know_nothing_of_those_above() -> None:
 
 
 def test_backends_are_known_in_one_place() -> None:
+    plans = ROOT / "stages" / "hub_plan.py"  # a dry run of the cloud, without opening a hub
+    assert {name for name in modules(plans) if name.startswith("deploy.aihub")} == {
+        "deploy.aihub.plan",
+        "deploy.aihub.plan.plan",
+    }
     for path in [*library_files(), *stage_scripts()]:
         if path.name not in ("backends.py", "qnn_local.py"):
             assert not {name for name in modules(path) if name.startswith("deploy.qnn_local")}, path
+        if path.name != "backends.py" and path.parent.name != "aihub":
+            assert not {name for name in modules(path) if name.startswith("deploy.aihub")}, path
+
+
+def test_the_cloud_sleeps_in_one_place() -> None:
+    """So that a test can shorten every wait, and none can be forgotten."""
+    for path in (LIBRARY / "deploy" / "aihub").glob("*.py"):
+        slept = [name for name, _ in calls(syntax(path)) if name in ("time.sleep", "sleep")]
+        assert len(slept) == (path.name == "patience.py"), path
 
 
 @files

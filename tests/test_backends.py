@@ -1,18 +1,26 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from promptseg.deploy.aihub.hub import AiHub
 from promptseg.deploy.backends import open_hub
 from promptseg.deploy.qnn_local import LocalHub
-from promptseg.params import HubConfig
+from tests.aihub_helpers import DEVICE, hub_config
+
+LOCAL = hub_config(backend="local")
 
 
-def config(device):
-    return HubConfig(backend="local", device=device, emulator_samples=0, cpu_latency_runs=1, samples=None, split="val")
+def test_local_is_this_machine(tmp_path: Path) -> None:
+    assert isinstance(open_hub(LOCAL, tmp_path), LocalHub)
 
 
-def test_local_is_this_machine():
-    assert isinstance(open_hub(config("Snapdragon X Elite CRD")), LocalHub)
+def test_aihub_is_the_cloud_and_opening_it_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(tmp_path / "none.ini"))
+    assert isinstance(open_hub(hub_config(device=DEVICE), tmp_path), AiHub)
+    assert not list(tmp_path.iterdir())
 
 
-def test_the_backend_refuses_a_device_that_it_does_not_know():
+def test_the_local_backend_refuses_a_device_that_it_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"hub\.device"):
-        open_hub(config("Pixel 9"))
+        open_hub(replace(LOCAL, device="Pixel 9"), tmp_path)

@@ -89,6 +89,8 @@ def test_the_data_that_params_name_exist():
         ("finetune.weight_decay", 0),
         ("hub.samples", 1),
         ("hub.emulator_samples", 0),
+        ("hub.backend", "aihub"),
+        ("hub.aihub.share_with", ["a@example.org", "b@example.org"]),
     ],
 )
 def test_values_within_reason_are_taken_as_they_are(tmp_path, dotted, value):
@@ -140,10 +142,19 @@ def test_values_within_reason_are_taken_as_they_are(tmp_path, dotted, value):
         ("finetune.loss_weights.contrast", None, "None", "a number"),
         ("export.opset", 3, "3", "from 17 to 23"),
         ("export.parity_samples", 0, "0", "at least 1"),
-        ("hub.backend", "moon", "'moon'", "one of local"),
+        ("hub.backend", "moon", "'moon'", "one of local, aihub"),
         ("hub.split", "dev", "'dev'", "one of train, val, test"),
         ("hub.samples", 0, "0", "null (all) or at least 1"),
         ("hub.samples", "all", "'all'", "a whole number or null"),
+        ("hub.aihub.qairt_version", 2.45, "2.45", "text"),
+        ("hub.aihub.qairt_version", "2.45 --help", "'2.45 --help'", "a version"),
+        ("hub.aihub.qairt_version", " ", "' '", "a version"),
+        ("hub.aihub.max_profiler_iterations", 0, "0", "at least 1"),
+        ("hub.aihub.share_with", "a@example.org", "'a@example.org'", "a list, each item text"),
+        ("hub.aihub.share_with", ["nobody"], "'nobody'", "e-mail addresses"),
+        ("hub.aihub.chunk_mb", 0, "0", "at least 1"),
+        ("hub.aihub.jobs_in_flight", 0, "0", "at least 1"),
+        ("hub.aihub.wait_hours", 0, "0", "a number above 0"),
         ("score.gallery", 13, "13", "from 1 to 12"),
     ],
 )
@@ -172,7 +183,9 @@ def test_every_key_is_needed(tmp_path, dotted):
     assert _refusal(_write(tmp_path, _changed(OWN, dotted, ABSENT))).startswith(f"{dotted}: missing; wanted ")
 
 
-@pytest.mark.parametrize("section", ["", "finetune.", "finetune.loss_weights.", "export.", "hub.", "score."])
+@pytest.mark.parametrize(
+    "section", ["", "finetune.", "finetune.loss_weights.", "export.", "hub.", "hub.aihub.", "score."]
+)
 def test_an_unknown_key_is_refused(tmp_path, section):
     message = _refusal(_write(tmp_path, _changed(OWN, f"{section}resolution", 1)))
     assert message.startswith(f"{section}resolution: unknown key; wanted only ")

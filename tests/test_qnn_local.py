@@ -9,11 +9,9 @@ from promptseg.deploy.hub import MANIFEST, CompiledGraph
 from promptseg.deploy.qnn_calibration import estimate_ms
 from promptseg.deploy.qnn_local import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
 from promptseg.deploy.qnn_tools import qnn_available
-from promptseg.params import HubConfig
+from tests.aihub_helpers import hub_config
 
-CONFIG = HubConfig(
-    backend="local", device="Snapdragon X Elite CRD", emulator_samples=2, cpu_latency_runs=2, samples=None, split="val"
-)
+CONFIG = hub_config(backend="local", emulator_samples=2, cpu_latency_runs=2)
 needs_compiler = pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library here")
 SAMPLES = [split_picture("a", 30, 120, first_id=5), split_picture("b", 30, 250, first_id=30000)]
 

@@ -62,7 +62,7 @@ def test_an_estimate_is_never_called_a_measurement():
     estimated = headline(SUMMARY, LATENCY)[1]
     assert estimated.label == "Latency on the NPU, estimated"
     assert estimated.note.startswith("9.50 to 17 ms; an estimate for the NPU")
-    measured = headline(SUMMARY, {**LATENCY, "latency_ms_measured": 20.0, "device": "a laptop"})[1]
+    measured = headline(SUMMARY, {**LATENCY, "latency_ms_device": 20.0, "device": "a laptop"})[1]
     assert (measured.label, measured.value, measured.note) == ("Latency on the NPU, measured", "20.0 ms", "a laptop")
 
 

@@ -74,15 +74,27 @@ class HostLatency:
 class LatencyProfile:
     """What one inference costs. Every figure's name says where it comes from; None: this backend cannot say.
 
-    `measured` is a clock on the real device; `simulated` the compiler's performance model of the chip, with its own
-    bounds; `estimated` the simulated figure put through a calibration against published measurements, never a
-    measurement. `estimated_low` and `_high` are the simulator's bounds put through the same line: the calibration's own
-    error comes on top. Everything outside `host` is the same on every run of the same graph and tools.
+    `device` is a clock on the real device, the median of `device_runs`, with the fastest and the slowest; `simulated`
+    the compiler's performance model of the chip, with its own bounds; `estimated` the simulated figure put through a
+    calibration against published measurements, never a measurement. `estimated_low` and `_high` are the simulator's
+    bounds put through the same line: the calibration's own error comes on top. What is compiled or simulated, and what
+    one job of a service measured, is the same on every run of the same graph and tools; `host` is not.
     """
 
     device: str
     placed_on_npu: bool
-    latency_ms_measured: float | None = None
+    latency_ms_device: float | None = None
+    latency_ms_device_low: float | None = None
+    latency_ms_device_high: float | None = None
+    device_runs: int | None = None
+    first_load_ms: float | None = None  # of the binary, on the device
+    warm_load_ms: float | None = None
+    peak_memory_mb: float | None = None  # on the device, during inference; 1 MB = 1e6 bytes, here and below
+    layers_npu: int | None = None  # how many layers the device ran where
+    layers_gpu: int | None = None
+    layers_cpu: int | None = None
+    layers_unknown: int | None = None
+    slowest_layers: str | None = None  # name, compute unit and time of each, the slowest first
     latency_ms_estimated: float | None = None
     latency_ms_estimated_low: float | None = None
     latency_ms_estimated_high: float | None = None
@@ -91,7 +103,7 @@ class LatencyProfile:
     latency_ms_simulated_high: float | None = None
     simulated_cycles: int | None = None
     ops_without_cost: int | None = None  # the simulated figures leave these operations out
-    ddr_read_mb: float | None = None  # 1 MB = 1e6 bytes, here and below
+    ddr_read_mb: float | None = None
     ddr_write_mb: float | None = None
     spill_mb: float | None = None  # activations that did not fit on the chip: written out to DDR ...
     fill_mb: float | None = None  # ... and read back

@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from promptseg.deploy.compiled import read_compiled
 from promptseg.deploy.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
+from promptseg.deploy.fidelity import compare_masks
 from promptseg.deploy.graph_border import check_border
 from promptseg.deploy.host_cpu import HostSession, masks_on_host, measure_on_host
 from promptseg.deploy.hub import CompiledGraph, Fidelity, HubInput, HubOutput, LatencyProfile
@@ -89,21 +91,14 @@ class LocalHub:
         if not manifest.placed_on_npu or self._config.emulator_samples == 0:
             return None
         host = HostSession(graph)
-        agreements, ious = [], []
-        for number, sample in enumerate(islice(inputs, self._config.emulator_samples), start=1):
-            _LOG.info("emulating sample %d of at most %d: %s", number, self._config.emulator_samples, sample.sample_id)
-            emulated, wanted = self._emulate(compiled, sample), host.run(sample)
-            agreements.append(float(np.mean(emulated == wanted)))
-            ious.append(_iou(emulated, wanted))
-        if not agreements:
-            raise ValueError("got no samples, wanted at least one to emulate")
-        return Fidelity(
-            runner="HTP emulator",
-            samples=len(agreements),
-            mask_agreement=float(np.mean(agreements)),
-            mask_agreement_min=min(agreements),
-            miou_against_source=float(np.mean(ious)),
-        )
+        few = enumerate(islice(inputs, self._config.emulator_samples), start=1)
+        return compare_masks("HTP emulator", (self._emulate_beside(host, compiled, *sample) for sample in few))
+
+    def _emulate_beside(
+        self, host: HostSession, compiled: Path, number: int, sample: HubInput
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        _LOG.info("emulating sample %d of at most %d: %s", number, self._config.emulator_samples, sample.sample_id)
+        return self._emulate(compiled, sample), host.run(sample)
 
     def _simulate(self, graph: Path) -> SimulatedCost:
         _LOG.info("simulating %s on %s", graph.name, self._device.name)
@@ -160,12 +155,7 @@ class LocalHub:
         )
 
     def _read_manifest(self, graph: Path, compiled: Path) -> CompiledGraph:
-        check_border(graph)
-        manifest = CompiledGraph.read(compiled)
-        if manifest.graph_sha256 != sha256_of(graph):
-            raise ValueError(
-                f"{compiled}: got a compilation of another graph than {graph}; run `dvc repro hub-compile`"
-            )
+        manifest = read_compiled(graph, compiled, BACKEND)
         if manifest.placed_on_npu and not qnn_available():
             raise ValueError(
                 f"{compiled}: got a graph compiled for the NPU, and no onnxruntime-qnn here to run or profile it; "
@@ -205,8 +195,3 @@ def _feed(sample: HubInput) -> dict[str, Any]:
 
 def _mb(size_bytes: int) -> float:
     return round(size_bytes / 1e6, 3)
-
-
-def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    union = int(np.logical_or(first, second).sum())
-    return float(np.logical_and(first, second).sum() / union) if union else 1.0

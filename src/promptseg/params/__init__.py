@@ -6,10 +6,11 @@ one.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from promptseg.params.datasets import DataConfig, LpcvcConfig, ReferConfig, ShapesConfig, SinglePictures, Source
 from promptseg.params.sections import (
+    AiHubConfig,
     ExportConfig,
     FinetuneConfig,
     HubConfig,
@@ -21,6 +22,7 @@ from promptseg.params.sections import (
 from promptseg.params.strict import build, check, load_yaml
 
 __all__ = [
+    "AiHubConfig",
     "DataConfig",
     "ExportConfig",
     "FinetuneConfig",
@@ -37,9 +39,11 @@ __all__ = [
     "check_res",
     "read_data_config",
     "read_params",
+    "read_paths",
 ]
 
 PARAMS_FILE = "params.yaml"
+GRAPH_FILE = "dvc.yaml"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,12 @@ class Params:
 def read_params(root: Path) -> Params:
     """Read and check params.yaml below `root`, all of it. Raises ValueError naming the key, what it got and wanted."""
     return cast(Params, build(Params, load_yaml(root / PARAMS_FILE), ""))
+
+
+def read_paths(root: Path) -> dict[str, Path]:
+    """Read the artefacts' paths from dvc.yaml, below `root`, by their names there: for commands that are no stage."""
+    graph = cast(dict[str, Any], load_yaml(root / GRAPH_FILE))
+    return {name: root / path for name, path in graph["vars"][0]["path"].items()}
 
 
 def read_data_config(root: Path, name: str) -> DataConfig:

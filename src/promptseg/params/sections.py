@@ -109,15 +109,37 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class AiHubConfig:
+    """How Qualcomm's cloud is used; read by the backend of that name only."""
+
+    qairt_version: str
+    max_profiler_iterations: int
+    share_with: tuple[str, ...]
+    chunk_mb: int
+    jobs_in_flight: int
+    wait_hours: float
+
+    def __post_init__(self) -> None:
+        is_one_word = bool(self.qairt_version.strip()) and len(self.qairt_version.split()) == 1
+        check("qairt_version", self.qairt_version, is_one_word, "a version as AI Hub lists it, such as '2.45'")
+        for email in self.share_with:
+            check("share_with", email, "@" in email.strip("@"), "a list of e-mail addresses")
+        for key in ("max_profiler_iterations", "chunk_mb", "jobs_in_flight"):
+            check(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
+        check("wait_hours", self.wait_hours, self.wait_hours > 0, "a number above 0")
+
+
+@dataclass(frozen=True)
 class HubConfig:
     """Where the graph is compiled, profiled and run, and on how much of which split (`samples` null: all of it)."""
 
-    backend: Literal["local"]
+    backend: Literal["local", "aihub"]
     device: str
     split: Literal["train", "val", "test"]
     samples: int | None
     emulator_samples: int
     cpu_latency_runs: int
+    aihub: AiHubConfig
 
     def __post_init__(self) -> None:
         check("samples", self.samples, self.samples is None or self.samples >= 1, "null (all) or at least 1")

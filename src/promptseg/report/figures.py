@@ -26,7 +26,7 @@ def headline(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> list[Fig
         f"95 % interval {summary['miou_ci_low']:.3f} to {summary['miou_ci_high']:.3f}; "
         f"{summary['miou_over_best_baseline']:.1f} times the best trivial baseline"
     )
-    measured = latency.get("latency_ms_measured")
+    measured = latency.get("latency_ms_device")
     if measured is None:
         npu = Figure("Latency on the NPU, estimated", _ms(latency, "latency_ms_estimated"), _estimate_note(latency))
     else:
@@ -50,7 +50,7 @@ def deployment_figures(latency: Mapping[str, Any]) -> list[Figure]:
     """Return what compiling, profiling and timing said; "not measured" where they said nothing."""
     costless = _quantity(latency.get("ops_without_cost"), "")
     return [
-        Figure("NPU latency, measured", _ms(latency, "latency_ms_measured"), "by a device's clock"),
+        Figure("NPU latency, measured", _ms(latency, "latency_ms_device"), "by a device's clock"),
         Figure("NPU latency, estimated", _ms(latency, "latency_ms_estimated"), _estimate_note(latency)),
         Figure("NPU latency, simulated", _ms(latency, "latency_ms_simulated"), "before calibration"),
         Figure("Operations without a cost", costless, "the simulation leaves them out"),

@@ -1,0 +1,105 @@
+"""Any number of samples through inference jobs of bounded size, each job once, each mask paid for once."""
+
+import logging
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptseg.datasets.records import Rle
+from promptseg.deploy.aihub.chunks import Chunk, chunks_of, read_masks, write_dataset
+from promptseg.deploy.aihub.errors import JobFailedError
+from promptseg.deploy.aihub.masks import MaskStore
+from promptseg.deploy.aihub.patience import patiently
+from promptseg.deploy.aihub.service import Service
+from promptseg.deploy.aihub.submission import Submissions
+from promptseg.deploy.hub import HubInput, HubOutput
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A chunk whose masks are stored (`job_id` None) or computed by a job; its tensors are let go of."""
+
+    name: str
+    job_id: str | None
+    sample_ids: tuple[str, ...]
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InferenceJobs:
+    """The jobs of one compiled graph. `name_of` names a job after its chunk's hash; `wait` returns when one is done.
+
+    `service` and `submissions` are asked for only when there is something to submit or to collect.
+    """
+
+    open_service: Callable[[], tuple[Service, Submissions]]
+    masks: MaskStore
+    compile_job_id: str
+    device: str
+    options: str
+    name_of: Callable[[str], str]
+    wait: Callable[[str, str, str], None]
+
+    def run(self, inputs: Iterable[HubInput], chunk_mb: int, jobs_in_flight: int) -> Iterator[HubOutput]:
+        """Yield one mask per input, in order.
+
+        One chunk of samples is in memory at a time, at most `jobs_in_flight` jobs are submitted and not collected, and
+        only one chunk's file is on the disk. A chunk's masks are stored before its first is yielded, so that a run that
+        is killed goes on from there.
+        """
+        started: deque[_Started] = deque()
+        for chunk in chunks_of(inputs, chunk_mb):
+            while len(started) >= jobs_in_flight:
+                yield from self._collect(started.popleft())
+            started.append(self._start(chunk))
+            chunk.let_go()
+        while started:
+            yield from self._collect(started.popleft())
+
+    def _start(self, chunk: Chunk) -> _Started:
+        name, job_id = self.name_of(chunk.sha256), None
+        if not all(digest in self.masks for digest in chunk.digests):
+            service, submissions = self.open_service()
+
+            def submit(dataset_id: str) -> str:
+                return service.submit_run(self.compile_job_id, self.device, name, self.options, dataset_id)
+
+            job_id = submissions.job(name, lambda: self._uploaded(chunk, name), submit)
+        return _Started(name, job_id, tuple(sample.sample_id for sample in chunk.samples), chunk.digests)
+
+    def _uploaded(self, chunk: Chunk, name: str) -> str:
+        service, submissions = self.open_service()
+
+        def upload() -> tuple[str, float | None]:
+            with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+                path = Path(scratch) / "samples.h5"
+                write_dataset(path, chunk.samples)
+                size_mb = path.stat().st_size / 1e6
+                _LOG.info("uploading %d samples, %.1f MB", len(chunk.samples), size_mb)
+                return service.upload_samples(path, name)
+
+        return submissions.asset(chunk.sha256, service.has_samples, upload)
+
+    def _collect(self, started: _Started) -> Iterator[HubOutput]:
+        if started.job_id is not None:
+            self.wait(started.name, started.job_id, f"inference on {len(started.sample_ids)} samples")
+            try:
+                patiently(lambda: self._store(started))
+            except JobFailedError:
+                self.open_service()[1].failed(started.name, started.job_id)
+                raise
+        for sample_id, digest in zip(started.sample_ids, started.digests, strict=True):
+            yield HubOutput(sample_id, self.masks[digest].to_mask())
+
+    def _store(self, started: _Started) -> None:
+        assert started.job_id is not None
+        service, _ = self.open_service()
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+            path = Path(scratch) / "outputs.h5"
+            service.download_outputs(started.job_id, path)
+            masks = map(Rle.from_mask, read_masks(path, len(started.digests)))
+            self.masks.add(started.name, zip(started.digests, masks, strict=True))

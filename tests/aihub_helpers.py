@@ -1,0 +1,59 @@
+"""What the tests of the cloud backend share: its configuration, samples, and retries that do not sleep."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from qai_hub.client import Job
+from qai_hub.util import session
+
+from promptseg.deploy.aihub import patience, preflight, submission, waiting
+from promptseg.deploy.aihub.hub import AiHub
+from promptseg.params import AiHubConfig, HubConfig
+from tests.aihub_bench import Bench
+
+DEVICE = "Snapdragon X Elite CRD"
+ONE_SAMPLE_MB = 13
+
+
+def hub_config(**changes: Any) -> HubConfig:
+    """The section `hub` for the cloud; changes to its sub-section by their own names."""
+    cloud = {
+        "qairt_version": "2.45",
+        "max_profiler_iterations": 100,
+        "share_with": (),
+        "chunk_mb": ONE_SAMPLE_MB,
+        "jobs_in_flight": 2,
+        "wait_hours": 1.0,
+    }
+    section = {
+        "backend": "aihub",
+        "device": DEVICE,
+        "split": "val",
+        "samples": None,
+        "emulator_samples": 2,
+        "cpu_latency_runs": 1,
+    }
+    for name, value in changes.items():
+        (cloud if name in cloud else section)[name] = value
+    return HubConfig(**section, aihub=AiHubConfig(**cloud))
+
+
+def open_bench_hub(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> AiHub:
+    """A hub that is configured for `bench`, through the client's own file, and remembers below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.delenv("QAIHUB_API_TOKEN", raising=False)
+    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(folder / "client.ini")))
+    return AiHub(hub_config(**changes), folder / "cache")
+
+
+def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
+    """Shorten the client's polls and every retry's sleep, the client's and ours, and nothing else."""
+    set_attribute(Job, "_polling_interval", 0)
+    set_attribute(session, "BACKOFF_FACTOR", 0.001)
+    set_attribute(session, "MAX_WAIT", 0.01)
+    set_attribute(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
+    for module in (patience, preflight, submission, waiting):
+        set_attribute(module, "pause", lambda _: None)

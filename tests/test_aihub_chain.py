@@ -1,0 +1,117 @@
+"""The whole graph with the cloud in place of the local compiler: the same masks, and each job once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptseg.deploy.host_cpu import masks_on_host
+from promptseg.deploy.hub import CompiledGraph
+from promptseg.deploy.inputs import GraphInputs
+from promptseg.predictions import read_predictions
+from tests.aihub_bench import Bench
+from tests.aihub_bench.state import TOKEN
+from tests.projects import copy_tracked, edit_yaml, run_command
+from tests.test_chain import FEW_SCENES, SMALL, STAGES, dvc, git, metric, stages_run
+
+pytestmark = pytest.mark.slow
+
+CLOUD = {
+    **SMALL,
+    "hub.backend": "aihub",
+    "hub.emulator_samples": 2,
+    "hub.aihub.chunk_mb": 26,  # two samples
+    "hub.aihub.share_with": ["jury@example.org"],
+}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Bench]]:
+    """A project after its first `dvc repro` in the cloud, committed."""
+    folder = tmp_path_factory.mktemp("cloud")
+    project = copy_tracked(folder / "project")
+    git(project, "init", "-q")
+    (project / "dvc.lock").unlink(missing_ok=True)
+    (project / "weights").mkdir(exist_ok=True)
+    edit_yaml(project / "params.yaml", CLOUD)
+    edit_yaml(project / "configs/data/shapes.yaml", FEW_SCENES)
+    with pytest.MonkeyPatch.context() as patch, Bench(folder / "bench") as bench:
+        patch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(folder / "client.ini")))
+        assert sorted(stages_run(project, "repro")) == sorted(STAGES)
+        git(project, "add", "--all")
+        git(project, "commit", "--message", "first run")
+        yield project, bench
+
+
+def test_the_cloud_gives_the_masks_of_onnx_runtime(chain: tuple[Path, Bench]) -> None:
+    project, bench = chain
+    graph, tokens = project / "models/model.onnx", project / "data/tokens.npy"
+    inputs = GraphInputs(project / "data/images", project / "data/samples.jsonl", tokens, "val", SMALL["hub.samples"])
+    predictions = read_predictions(project / "data/predictions.jsonl")
+    wanted = {output.sample_id: output.pred_mask for output in masks_on_host(graph, inputs)}
+    assert list(predictions) == list(wanted)
+    for sample_id, mask in wanted.items():
+        assert (predictions[sample_id].to_mask() == mask).all(), sample_id
+    assert len(bench.state.names("infer")) >= 3
+
+
+def test_metrics_say_what_was_measured_on_a_device(chain: tuple[Path, Bench]) -> None:
+    project, _ = chain
+    latency, fidelity = metric(project, "latency"), metric(project, "fidelity")
+    assert (latency["latency_ms_device"], latency["latency_ms_estimated"]) == (6.5, None)
+    assert latency["host"]["latency_ms_cpu"] > 0
+    assert fidelity["mask_agreement"] == 1.0
+    assert fidelity["runner"] == "Snapdragon X Elite CRD"
+    assert metric(project, "score")["phrases"] == SMALL["hub.samples"]
+    page = (project / "metrics/report.html").read_text(encoding="utf-8")
+    assert "NPU latency, measured" in page
+
+
+def test_the_manifest_leads_to_the_job(chain: tuple[Path, Bench]) -> None:
+    project, bench = chain
+    compiled = CompiledGraph.read(project / "models/compiled")
+    assert compiled.job_address == f"{bench.address}/jobs/{compiled.job_id}/"
+    assert bench.state.jobs[str(compiled.job_id)].shared_with == {"jury@example.org"}
+
+
+def test_the_token_is_nowhere_in_the_project(chain: tuple[Path, Bench]) -> None:
+    project, _ = chain
+    assert not [path for path in project.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+def test_going_through_it_again_submits_nothing(chain: tuple[Path, Bench]) -> None:
+    project, bench = chain
+    submitted = bench.requests["submit"]
+    assert stages_run(project, "repro") == []
+    assert sorted(stages_run(project, "repro", "--force", "hub-infer", "--single-item")) == ["hub-infer"]
+    assert bench.requests["submit"] == submitted
+
+
+def test_another_experiment_in_a_copy_of_the_project_finds_the_jobs(chain: tuple[Path, Bench]) -> None:
+    """Its copy has no cache of its own: the journal is the project's."""
+    project, bench = chain
+    submitted = bench.requests["submit"]
+    dvc(project, "exp", "run", "--temp", "-S", "hub.cpu_latency_runs=3", "-S", "hub.aihub.wait_hours=2.0")
+    assert bench.requests["submit"] == submitted
+
+
+def test_a_dry_run_needs_no_token_and_asks_nobody(chain: tuple[Path, Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    project, bench = chain
+    asked = bench.requests.total()
+    known = planned(project)
+    assert "submitted before: job j" in known
+    assert "3 jobs: 3 with their masks stored here, 0 submitted before, 0 to submit" in known
+    assert "in all    about 0.0 MB to upload" in known
+    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(project / "none.ini"))
+    new = planned(project)
+    assert "https://" in new.splitlines()[0]
+    assert new.count("(to submit)") == 2
+    assert "3 jobs: 0 with their masks stored here, 0 submitted before, 3 to submit" in new
+    assert "uploads 5 samples, 62.9 MB of tensors" in new
+    assert bench.requests.total() == asked
+
+
+def planned(project: Path) -> str:
+    done = run_command(project, "-m", "stages.hub_plan")
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,104 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from promptseg.deploy.aihub.journal import (
+    FAILED,
+    FOUND,
+    INTENT,
+    REFUSED,
+    SUBMITTED,
+    UPLOADED,
+    JobHistory,
+    Journal,
+    folder_of,
+)
+
+
+def test_a_job_that_was_submitted_is_known_by_its_id(tmp_path: Path) -> None:
+    Journal(tmp_path).record(INTENT, "n")
+    assert Journal(tmp_path).job("n").unanswered_since is not None
+    Journal(tmp_path).record(SUBMITTED, "n", job_id="j1", address="a")
+    assert Journal(tmp_path).job("n") == JobHistory(job_id="j1")
+    assert Journal(tmp_path).job("other") == JobHistory()
+
+
+@pytest.mark.parametrize(
+    ("events", "job_id", "doubtful"),
+    [
+        ([INTENT, REFUSED], None, False),
+        ([INTENT, INTENT], None, True),
+        ([INTENT, FOUND], "j", False),
+        ([INTENT, SUBMITTED, FAILED], None, False),
+        ([INTENT, SUBMITTED, FAILED, INTENT], None, True),
+        ([INTENT, SUBMITTED, INTENT], None, True),
+        ([INTENT, SUBMITTED, INTENT, REFUSED], None, False),
+    ],
+)
+def test_what_came_last_counts(tmp_path: Path, events: list[str], job_id: str | None, doubtful: bool) -> None:
+    journal = Journal(tmp_path)
+    for event in events:
+        facts = {"job_id": "j"} if event in (SUBMITTED, FOUND, FAILED) else {}
+        journal.record(event, "n", **facts)
+    history = journal.job("n")
+    assert (history.job_id, history.unanswered_since is not None) == (job_id, doubtful)
+    assert history.failed == ({"j"} if FAILED in events else set())
+
+
+def test_another_job_of_a_failed_name_is_known(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for event, job_id in ((SUBMITTED, "j1"), (FAILED, "j1"), (SUBMITTED, "j2")):
+        journal.record(event, "n", job_id=job_id)
+    assert journal.job("n") == JobHistory(job_id="j2", failed={"j1"})
+
+
+def test_doubt_begins_with_the_first_intent(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record(INTENT, "n")
+    first = journal.job("n").unanswered_since
+    journal.record(INTENT, "n")
+    assert journal.job("n").unanswered_since == first
+
+
+@pytest.mark.parametrize(
+    "torn", ['{"at": 1, "event": "subm', '{"at": 1, "event": "submitted", "name": "n", "job_id": "\xff', "\n", "[]\n"]
+)
+def test_a_line_that_a_crash_cut_short_hides_no_other(tmp_path: Path, torn: str) -> None:
+    journal = Journal(tmp_path)
+    journal.record(SUBMITTED, "n", job_id="j1")
+    with (tmp_path / "journal.jsonl").open("ab") as stream:
+        stream.write(torn.encode("latin-1"))
+    assert journal.job("n").job_id == "j1"
+    journal.record(FAILED, "n", job_id="j1")
+    assert journal.job("n") == JobHistory(failed={"j1"})
+
+
+def test_the_latest_upload_of_a_content_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.upload("00") is None
+    journal.record(UPLOADED, "00", asset_id="d1", expires_at=5.0)
+    journal.record(UPLOADED, "00", asset_id="d2", expires_at=None)
+    assert journal.upload("00") == ("d2", None)
+
+
+def append(folder: Path, writer: int) -> None:
+    for number in range(25):
+        Journal(folder).record(SUBMITTED, f"{writer}-{number}", job_id="j" * 200)
+
+
+def test_several_processes_write_whole_lines(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=append, args=(tmp_path, writer)) for writer in range(4)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+    entries = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert {entry["name"] for entry in entries} == {f"{writer}-{number}" for writer in range(4) for number in range(25)}
+
+
+def test_each_service_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    assert folder_of(tmp_path, "https://workbench.aihub.qualcomm.com").name == "workbench.aihub.qualcomm.com"
+    assert folder_of(tmp_path, "http://user:secret@127.0.0.1:80/").name == "127.0.0.1_80"
