@@ -35,8 +35,9 @@ STEPS = {
 }
 EVERY_KIND = tuple(kind for kind in KINDS if kind != "late")  # which waits for real time-outs: test_aihub_lateness.py
 FEW_KINDS = ("404", "429", "500", "lost", "cut", "garbage", "truncated")
-# The service gives no checksum: a file of the right length with other content cannot be told.
-NOT_TELLABLE = {("get model", "garbage")}
+# The service gives no checksum, so a file of the right length with other content cannot be told, and an upload that its
+# storage confirms without having it is only told by the job that fails: see the last test.
+NOT_TELLABLE = {("get model", "garbage"), ("post dataset", "garbage"), ("post dataset", "another type")}
 CRITICAL = {"submit", "job", "list", "result", "put part", "post dataset", "get model", "get outputs"}
 FAST = {
     ("compile", "submit", "lost"),
@@ -198,3 +199,15 @@ def test_where_neither_answer_nor_list_can_be_had_nothing_is_submitted_again(
     with pytest.raises(UnreachableError, match="run again, and it is looked for first"):
         act("infer", open_bench_hub(arena.bench, folder, monkeypatch), arena.graph, folder)
     assert arena.bench.requests["submit"] == 1
+
+
+def test_an_upload_that_was_confirmed_and_lost_is_made_again_after_its_job_failed(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arena.reset(compiled=True)
+    arena.bench.faults.append(Fault("post dataset", "another type", times=1))
+    folder = arena.folder / "case"
+    with pytest.raises(JobFailedError, match="no input"):
+        act("infer", open_bench_hub(arena.bench, folder, monkeypatch), arena.graph, folder)
+    act("infer", open_bench_hub(arena.bench, folder, monkeypatch), arena.graph, folder)
+    assert (arena.bench.requests["new dataset"], len(arena.bench.state.names("infer"))) == (2, 2)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from promptseg.deploy.aihub.journal import (
+    DISTRUSTED,
     FAILED,
     FOUND,
     INTENT,
@@ -81,6 +82,8 @@ def test_the_latest_upload_of_a_content_counts(tmp_path: Path) -> None:
     journal.record(UPLOADED, "00", asset_id="d1", expires_at=5.0)
     journal.record(UPLOADED, "00", asset_id="d2", expires_at=None)
     assert journal.upload("00") == ("d2", None)
+    journal.record(DISTRUSTED, "00")
+    assert journal.upload("00") is None
 
 
 def append(folder: Path, writer: int) -> None:

@@ -129,6 +129,12 @@ class ServiceState:
         return entry
 
     def _finish(self, entry: JobEntry) -> None:
+        try:
+            self._work(entry)
+        except OSError as error:  # an upload that was confirmed and is not there
+            entry.state, entry.reason = pb.JOB_STATE_FAILED, f"no input: {error}"
+
+    def _work(self, entry: JobEntry) -> None:
         if entry.kind in self.failing:
             entry.state, entry.reason = pb.JOB_STATE_FAILED, self.failing[entry.kind]
             return

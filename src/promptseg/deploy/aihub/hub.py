@@ -58,7 +58,7 @@ class AiHub:
             return service.submit_compile(model_id, work.device, work.compile_name, work.compile_options)
 
         job_id = submissions.job(work.compile_name, upload, submit)
-        self._wait(work.compile_name, job_id, f"compiling for {work.device}")
+        self._wait(work.compile_name, job_id, f"compiling for {work.device}", work.graph_sha256)
         self._share(job_id)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
@@ -78,7 +78,7 @@ class AiHub:
             return service.submit_run(compile_job_id, work.device, name, options, dataset_id=None)
 
         job_id = submissions.job(name, lambda: _job_of(manifest), submit)
-        self._wait(name, job_id, f"profiling on {work.device}")
+        self._wait(name, job_id, f"profiling on {work.device}", None)
         profile = patiently(lambda: service.profile(job_id))
         host = measure_on_host(graph, self._config.cpu_latency_runs)
         return latency_of(profile, manifest.device, manifest.binary_bytes, host, service.address(job_id))
@@ -126,12 +126,12 @@ class AiHub:
             self._opened = service, Submissions(service, self._journal)
         return self._opened
 
-    def _wait(self, name: str, job_id: str, what: str) -> None:
+    def _wait(self, name: str, job_id: str, what: str, content_sha256: str | None) -> None:
         service, submissions = self._open()
         try:
             wait_for(service, job_id, what, self._config.aihub.wait_hours * 3600, self._folder / "logs")
         except JobFailedError:
-            submissions.failed(name, job_id)
+            submissions.failed(name, job_id, content_sha256)
             raise
 
     def _share(self, job_id: str) -> None:

@@ -25,6 +25,7 @@ class _Started:
 
     name: str
     job_id: str | None
+    chunk_sha256: str
     sample_ids: tuple[str, ...]
     digests: tuple[str, ...]
 
@@ -42,7 +43,7 @@ class InferenceJobs:
     device: str
     options: str
     name_of: Callable[[str], str]
-    wait: Callable[[str, str, str], None]
+    wait: Callable[[str, str, str, str | None], None]
 
     def run(self, inputs: Iterable[HubInput], chunk_mb: int, jobs_in_flight: int) -> Iterator[HubOutput]:
         """Yield one mask per input, in order.
@@ -69,7 +70,7 @@ class InferenceJobs:
                 return service.submit_run(self.compile_job_id, self.device, name, self.options, dataset_id)
 
             job_id = submissions.job(name, lambda: self._uploaded(chunk, name), submit)
-        return _Started(name, job_id, tuple(sample.sample_id for sample in chunk.samples), chunk.digests)
+        return _Started(name, job_id, chunk.sha256, tuple(sample.sample_id for sample in chunk.samples), chunk.digests)
 
     def _uploaded(self, chunk: Chunk, name: str) -> str:
         service, submissions = self.open_service()
@@ -86,11 +87,12 @@ class InferenceJobs:
 
     def _collect(self, started: _Started) -> Iterator[HubOutput]:
         if started.job_id is not None:
-            self.wait(started.name, started.job_id, f"inference on {len(started.sample_ids)} samples")
+            what = f"inference on {len(started.sample_ids)} samples"
+            self.wait(started.name, started.job_id, what, started.chunk_sha256)
             try:
                 patiently(lambda: self._store(started))
             except JobFailedError:
-                self.open_service()[1].failed(started.name, started.job_id)
+                self.open_service()[1].failed(started.name, started.job_id, None)
                 raise
         for sample_id, digest in zip(started.sample_ids, started.digests, strict=True):
             yield HubOutput(sample_id, self.masks[digest].to_mask())

@@ -15,7 +15,8 @@ from filelock import FileLock
 
 _LOG = logging.getLogger(__name__)
 
-INTENT, REFUSED, SUBMITTED, FOUND, FAILED, UPLOADED = "intent", "refused", "submitted", "found", "failed", "uploaded"
+INTENT, REFUSED, SUBMITTED, FOUND, FAILED = "intent", "refused", "submitted", "found", "failed"
+UPLOADED, DISTRUSTED = "uploaded", "distrusted"
 
 
 def folder_of(cache: Path, address: str) -> Path:
@@ -75,9 +76,14 @@ class Journal:
         return history
 
     def upload(self, content_sha256: str) -> tuple[str, float | None] | None:
-        """Return the latest upload of that content: its id, and when it expires (None: never); None: no upload."""
-        uploads = [entry for entry in self._entries(content_sha256) if entry["event"] == UPLOADED]
-        return (uploads[-1]["asset_id"], uploads[-1]["expires_at"]) if uploads else None
+        """Return the latest upload of that content: its id, and when it expires (None: never); None: none to trust."""
+        known = None
+        for entry in self._entries(content_sha256):
+            if entry["event"] == UPLOADED:
+                known = entry["asset_id"], entry["expires_at"]
+            elif entry["event"] == DISTRUSTED:
+                known = None
+        return known
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -5,7 +5,17 @@ import time
 from collections.abc import Callable, Iterator
 
 from promptseg.deploy.aihub.errors import BusyError, RefusedError, UnreachableError
-from promptseg.deploy.aihub.journal import FAILED, FOUND, INTENT, REFUSED, SUBMITTED, UPLOADED, JobHistory, Journal
+from promptseg.deploy.aihub.journal import (
+    DISTRUSTED,
+    FAILED,
+    FOUND,
+    INTENT,
+    REFUSED,
+    SUBMITTED,
+    UPLOADED,
+    JobHistory,
+    Journal,
+)
 from promptseg.deploy.aihub.patience import BUSY_S, SETTLE_S, patiently, pause
 from promptseg.deploy.aihub.service import ListedJob, Service
 
@@ -43,9 +53,11 @@ class Submissions:
             asset_id = prepare()
             return self._submit(name, history.failed, lambda: submit(asset_id))
 
-    def failed(self, name: str, job_id: str) -> None:
-        """Note that a job ended without a result: the next run submits another one."""
+    def failed(self, name: str, job_id: str, content_sha256: str | None) -> None:
+        """Note that a job ended without a result: the next run uploads its content again and submits another one."""
         self._journal.record(FAILED, name, job_id=job_id)
+        if content_sha256 is not None:
+            self._journal.record(DISTRUSTED, content_sha256)
 
     def asset(
         self, content_sha256: str, exists: Callable[[str], bool], upload: Callable[[], tuple[str, float | None]]
