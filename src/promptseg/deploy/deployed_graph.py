@@ -12,33 +12,34 @@ from torch import Tensor, nn
 
 from promptseg.deploy.rewrites.backbone import FoldedBlock
 from promptseg.deploy.rewrites.decoder import MatrixDecoder, PlainDecoder
-from promptseg.deploy.rewrites.mask import BestMask
+from promptseg.deploy.rewrites.features import LevelFeatures, ProductMask, ResizedFeatures, TapMask
+from promptseg.deploy.rewrites.mask import CanvasMask
 from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
 from promptseg.deploy.rewrites.stem import FoldedStem
 from promptseg.deploy.rewrites.substitute import Maker, substituted
 from promptseg.deploy.rewrites.text import EndTokenEncoder
 from promptseg.preprocess import CANVAS
 from promptseg.xdecoder.backbone import FocalBlock
-from promptseg.xdecoder.model import XDecoder, best_masks, masks_to_canvas, resize_canvas
+from promptseg.xdecoder.mask_decoder import LEVELS
+from promptseg.xdecoder.model import MASK_STRIDE, XDecoder, best_masks, masks_to_canvas, resize_canvas
 from promptseg.xdecoder.pixel_decoder import ConvNorm
 from promptseg.xdecoder.text_encoder import TextEncoder
 
-Rewrite = Literal["stem", "blocks", "group_norms", "text", "decoder"]
+Rewrite = Literal["stem", "blocks", "group_norms", "text", "decoder", "features"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
 PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
     "blocks": (FocalBlock, FoldedBlock),
     "group_norms": (ConvNorm, MatrixConvNorm),
     "text": (TextEncoder, EndTokenEncoder),
 }
-STEEPNESS = 1000.0  # the sigmoid that decides a pixel leaves 0 and 1 only for logits within a few thousandths of zero
 
 
 class DeployedGraph(nn.Module):
     """image_input, text_input -> pred_mask, as deploy/contract.py has them, at one `res`.
 
-    `rewrites` names those to apply, for measuring what each is worth; the rest of the network runs as it is. Always: of
-    the last layer's masks only the chosen query's is computed; the resize to the canvas is two products with constant
-    matrices; the decision is a steep sigmoid.
+    `rewrites` names those to apply, for measuring what each is worth; the rest of the network runs as it is.
+    "features" needs "decoder". Always: of the last layer's masks only the chosen query's is computed, by a product that
+    an NPU likes; the resize to the canvas is two products with constant matrices; the decision is a steep sigmoid.
     """
 
     def __init__(self, network: XDecoder, res: int, rewrites: Collection[Rewrite] = REWRITES) -> None:
@@ -48,16 +49,21 @@ class DeployedGraph(nn.Module):
         self.stem_is_folded = "stem" in rewrites
         if self.stem_is_folded:
             stem = network.backbone.stages[0].downsample
-            self.network = substituted(self.network, {type(stem): lambda part: part})
             self.network.backbone.stages[0].downsample = FoldedStem(stem, network.mean, network.std, res)
-        make = MatrixDecoder if "decoder" in rewrites else PlainDecoder
-        self.decoder = make(network.mask_decoder, res)
-        self.best_mask = BestMask(res)
+        conv, decoder = network.pixel_decoder.mask_features, network.mask_decoder
+        cells = -(-res // MASK_STRIDE)
+        sizes = [-(-cells // 2 ** (LEVELS - level)) for level in range(LEVELS)]
+        self.best_mask: nn.Module = ProductMask()
+        features: nn.Module = ResizedFeatures(decoder, sizes)
+        if "features" in rewrites:
+            self.best_mask, features = TapMask(conv), LevelFeatures(conv, decoder, cells, sizes)
+            self.network.pixel_decoder.mask_features = nn.Identity()
+        self.decoder = MatrixDecoder(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)
+        self.to_canvas = CanvasMask(res)
 
     def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
-        logits = self.best_mask_logits(image_input, text_input)
-        return torch.sigmoid(self.best_mask.on_canvas(logits) * STEEPNESS)
+        return self.to_canvas(self.best_mask_logits(image_input, text_input))
 
     def best_mask_logits(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Logits [h, w] at stride 4 of the query that is most like the phrase."""
@@ -65,10 +71,9 @@ class DeployedGraph(nn.Module):
         picture = resize_canvas(image_input, self.res)
         if not self.stem_is_folded:
             picture = (picture - network.mean) / network.std
-        mask_features, pyramid = network.pixel_decoder(network.backbone(picture))
+        finest, pyramid = network.pixel_decoder(network.backbone(picture))  # mask features, or the map they come from
         phrase = network.text_encoder(text_input[0])
-        kernel = self.decoder(mask_features, pyramid, phrase)  # (1, M)
-        return self.best_mask(kernel, mask_features)
+        return self.best_mask(self.decoder(finest, pyramid, phrase), finest)
 
 
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:

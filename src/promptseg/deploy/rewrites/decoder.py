@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from promptseg.deploy.rewrites.look import FoldedLook
 from promptseg.xdecoder.mask_decoder import LEVELS, DecoderLayer, MaskDecoder
-from promptseg.xdecoder.model import MASK_STRIDE
 from promptseg.xdecoder.position import sine_positions
 
 STEEP = 30_000.0  # twice in a row, within fp16: numbers beyond 1.2e-9 from zero have a sign
@@ -17,12 +16,12 @@ STEEP = 30_000.0  # twice in a row, within fp16: numbers beyond 1.2e-9 from zero
 class PlainDecoder(nn.Module):
     """`MaskDecoder.refine` as it is, and the choice of the query that is most like the phrase."""
 
-    def __init__(self, decoder: MaskDecoder, res: int) -> None:  # noqa: ARG002  (as MatrixDecoder is made)
+    def __init__(self, decoder: MaskDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(self, mask_features: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
-        """As in `MatrixDecoder`."""
+        """Mask features (1, M, h, w), LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
         state = self.decoder.refine(mask_features, list(pyramid), phrase)[-1][0]
         return best_kernel(self.decoder, state, phrase)
 
@@ -34,9 +33,10 @@ class MatrixDecoder(nn.Module):
     values is a constant of the layer.
     """
 
-    def __init__(self, decoder: MaskDecoder, res: int) -> None:
+    def __init__(self, decoder: MaskDecoder, sizes: Sequence[int], level_features: nn.Module) -> None:
         super().__init__()
         self.decoder = decoder
+        self.level_features = level_features
         self.inside = decoder.rule.attends == "inside"
         count, dim = decoder.query_content.shape
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
@@ -46,17 +46,16 @@ class MatrixDecoder(nn.Module):
             for index, layer in enumerate(layers)
         )
         like = decoder.query_content.detach()
-        for level in range(LEVELS):
-            cells = -(-res // (MASK_STRIDE * 2 ** (LEVELS - level)))
+        for level, cells in enumerate(sizes):
             positions = sine_positions(cells, cells, dim, like).T.reshape(1, dim, cells, cells)
             self.register_buffer(f"positions{level}", positions.contiguous(), persistent=False)
 
-    def forward(self, mask_features: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
-        """Mask features (1, M, h, w), LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
+    def forward(self, finest: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
+        """What `level_features` takes, LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
         decoder = self.decoder
         values = [_pixels(x) for x in pyramid]
         keys = [_pixels(x + getattr(self, f"positions{level}")) for level, x in enumerate(pyramid)]
-        features = [_pixels(decoder._resize_features(mask_features, x.shape[-2:])) for x in pyramid]
+        features = [_pixels(x) for x in self.level_features(finest)]
         queries, text = decoder.query_content, phrase
         count = len(queries)
         positions = torch.cat((decoder.query_position, text))

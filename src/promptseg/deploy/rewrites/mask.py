@@ -1,4 +1,4 @@
-"""The chosen query's mask, from its kernel to the canvas."""
+"""The chosen mask on the canvas."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,11 @@ from torch import Tensor, nn
 from promptseg.preprocess import CANVAS
 from promptseg.xdecoder.model import MASK_STRIDE, masks_to_canvas
 
+STEEPNESS = 1000.0  # the sigmoid that decides a pixel leaves 0 and 1 only for logits within a few thousandths of zero
 
-class BestMask(nn.Module):
-    """One mask: a product at stride 4, and the resize to the canvas as two products with a constant matrix."""
+
+class CanvasMask(nn.Module):
+    """Logits at stride 4 to a decision on the canvas: the resize is two products with a constant matrix."""
 
     upsample: Tensor
 
@@ -16,16 +18,9 @@ class BestMask(nn.Module):
         super().__init__()
         self.register_buffer("upsample", upsampling_matrix(res), persistent=False)
 
-    def forward(self, kernel: Tensor, mask_features: Tensor) -> Tensor:
-        """Kernel (1, M), mask features (1, M, h, w) -> logits (h, w).
-
-        The small operand stands on the right, where an NPU repacks what it did not know before.
-        """
-        return (mask_features.permute(0, 2, 3, 1) @ kernel.T)[0, :, :, 0]
-
-    def on_canvas(self, logits: Tensor) -> Tensor:
-        """(h, w) -> (CANVAS, CANVAS)."""
-        return self.upsample @ logits @ self.upsample.T
+    def forward(self, logits: Tensor) -> Tensor:
+        """(h, w) -> (CANVAS, CANVAS), 0 to 1."""
+        return torch.sigmoid(self.upsample @ logits @ self.upsample.T * STEEPNESS)
 
 
 def upsampling_matrix(res: int) -> Tensor:

@@ -29,7 +29,8 @@ class MatrixConvNorm(nn.Module):
         members = torch.eye(groups).repeat_interleave(size, 1)  # (groups, C)
         self.register_buffer("average", (members / size)[:, :, None, None], persistent=False)
         self.register_buffer("eps", (norm.eps / length.square()).view(1, groups, 1, 1), persistent=False)
-        self.scale = nn.Parameter((members.T * norm.weight.detach()[:, None])[:, :, None, None].clone())
+        scale = (members.T * norm.weight.detach()[:, None])[:, :, None, None]
+        self.scale, self.negative_scale = nn.Parameter(scale.clone()), nn.Parameter(-scale)
         self.shift = nn.Parameter(norm.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,6 +39,6 @@ class MatrixConvNorm(nn.Module):
         mean = F.adaptive_avg_pool2d(F.conv2d(y, self.average), 1)  # (B, groups, 1, 1)
         square = F.adaptive_avg_pool2d(F.conv2d(y * y, self.average), 1)
         inverse = torch.rsqrt(square - mean * mean + self.eps)
-        shift = F.conv2d(-mean * inverse, self.scale, self.shift)
+        shift = F.conv2d(mean * inverse, self.negative_scale, self.shift)
         # Tiled by hand: additions of equal shapes run on the matrix unit, those that broadcast take ten times as long.
         return y * F.conv2d(inverse, self.scale) + shift.repeat(1, 1, *y.shape[2:])
