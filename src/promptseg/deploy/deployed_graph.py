@@ -44,6 +44,8 @@ class DeployedGraph(nn.Module):
 
     def __init__(self, network: XDecoder, res: int, rewrites: Collection[Rewrite] = REWRITES) -> None:
         super().__init__()
+        if "features" in rewrites and "decoder" not in rewrites:
+            raise ValueError(f"got rewrites {', '.join(rewrites)}, wanted 'decoder' with 'features': only it takes them")
         self.res = res
         self.network = substituted(network, dict(PARTS[name] for name in rewrites if name in PARTS))
         self.stem_is_folded = "stem" in rewrites

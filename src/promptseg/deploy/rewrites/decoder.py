@@ -53,8 +53,8 @@ class MatrixDecoder(nn.Module):
     def forward(self, finest: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
         """What `level_features` takes, LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
         decoder = self.decoder
-        values = [_pixels(x) for x in pyramid]
         keys = [_pixels(x + getattr(self, f"positions{level}")) for level, x in enumerate(pyramid)]
+        values = keys if decoder.values_carry_positions else [_pixels(x) for x in pyramid]
         features = [_pixels(x) for x in self.level_features(finest)]
         queries, text = decoder.query_content, phrase
         count = len(queries)
