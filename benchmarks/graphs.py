@@ -48,7 +48,7 @@ def make_network(model: str) -> XDecoder:
 def make_inputs() -> list[HubInput]:
     """Pictures with low and high frequencies, padded below, one per phrase."""
     tokens = ClipTokenizer().encode_all(list(PHRASES))
-    return [HubInput(phrase, _picture(index), row[:, None]) for index, (phrase, row) in enumerate(zip(PHRASES, tokens))]
+    return [HubInput(PHRASES[index], _picture(index), row[:, None]) for index, row in enumerate(tokens)]
 
 
 def _picture(seed: int) -> np.ndarray:

@@ -22,7 +22,6 @@ from promptseg.deploy.qnn_session import Chip, CompileRequest
 from promptseg.deploy.qnn_trace import NodeTime, read_timeline
 
 
-
 @dataclass(frozen=True)
 class Group:
     """Part of a node's module path -> the group that a reader looks for."""
@@ -37,12 +36,24 @@ GROUPS = (
     Group("backbone.stages.2", "backbone, stage 3"),
     Group("backbone.stages.3", "backbone, stage 4"),
     Group("pixel_decoder.encoder", "encoder on the coarsest map"),
-    *(Group(f"pixel_decoder.{part}.{index}", f"pyramid, {part} {index}") for part in ("lateral", "output") for index in range(4)),
+    *(
+        Group(f"pixel_decoder.{part}.{index}", f"pyramid, {part} {index}")
+        for part in ("lateral", "output")
+        for index in range(4)
+    ),
     Group("pixel_decoder", "pyramid, the rest"),
     Group("level_features", "mask features"),
     Group("text_encoder", "text"),
-    *(Group(f"decoder.{part}.{index}/", f"decoder, layer {index + 1}") for part in ("looks", "layers") for index in range(9)),
-    *(Group(f"decoder.{part}.{index}.", f"decoder, layer {index + 1}") for part in ("looks", "layers") for index in range(9)),
+    *(
+        Group(f"decoder.{part}.{index}/", f"decoder, layer {index + 1}")
+        for part in ("looks", "layers")
+        for index in range(9)
+    ),
+    *(
+        Group(f"decoder.{part}.{index}.", f"decoder, layer {index + 1}")
+        for part in ("looks", "layers")
+        for index in range(9)
+    ),
     Group("decoder", "decoder, the rest"),
     Group("best_mask", "the chosen mask"),
     Group("to_canvas", "the chosen mask"),
@@ -73,7 +84,9 @@ def main() -> None:
         wrapper, profile = str(folder / "model.onnx"), str(folder / "profile.csv")
         run_compiler(folder, CompileRequest("graph.onnx", wrapper, chip, profile, verbose=False, trace=True))
         times = read_timeline(folder / "profile_qnn.log", folder / "model_qnn.bin")
-    name = "-".join(["timeline", arguments.model, str(arguments.res), arguments.graph, *(f"no-{r}" for r in arguments.without)])
+    name = "-".join(
+        ["timeline", arguments.model, str(arguments.res), arguments.graph, *(f"no-{r}" for r in arguments.without)]
+    )
     _report(_grouped(times), arguments.tables / f"{name}.csv")
     for node, time in sorted(times.items(), key=lambda item: -item[1].elapsed_ms)[: arguments.nodes]:
         print(_line(node, time))

@@ -1,13 +1,12 @@
 """The deployment graph: the network's function with the contract's border, in forms that an NPU likes.
 
-The network itself stays plain; `deploy/rewrites` holds the forms that take its parts' places. Each computes the same, up
-to rounding; docs/graph.md says what each is worth.
+The network itself stays plain; `deploy/rewrites` holds the forms that take its parts' places. Each computes the same,
+up to rounding; docs/graph.md says what each is worth.
 """
 
 from collections.abc import Collection
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
-import torch
 from torch import Tensor, nn
 
 from promptseg.deploy.rewrites.backbone import FoldedBlock
@@ -19,7 +18,7 @@ from promptseg.deploy.rewrites.stem import FoldedStem
 from promptseg.deploy.rewrites.substitute import Maker, substituted
 from promptseg.deploy.rewrites.text import EndTokenEncoder
 from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.backbone import FocalBlock
+from promptseg.xdecoder.backbone import FocalBlock, FocalStage
 from promptseg.xdecoder.mask_decoder import LEVELS
 from promptseg.xdecoder.model import MASK_STRIDE, XDecoder, best_masks, masks_to_canvas, resize_canvas
 from promptseg.xdecoder.pixel_decoder import ConvNorm
@@ -45,13 +44,16 @@ class DeployedGraph(nn.Module):
     def __init__(self, network: XDecoder, res: int, rewrites: Collection[Rewrite] = REWRITES) -> None:
         super().__init__()
         if "features" in rewrites and "decoder" not in rewrites:
-            raise ValueError(f"got rewrites {', '.join(rewrites)}, wanted 'decoder' with 'features': only it takes them")
+            raise ValueError(
+                f"got rewrites {', '.join(rewrites)}, wanted 'decoder' with 'features': only it takes them"
+            )
         self.res = res
         self.network = substituted(network, dict(PARTS[name] for name in rewrites if name in PARTS))
         self.stem_is_folded = "stem" in rewrites
         if self.stem_is_folded:
-            stem = network.backbone.stages[0].downsample
-            self.network.backbone.stages[0].downsample = FoldedStem(stem, network.mean, network.std, res)
+            first = cast(FocalStage, self.network.backbone.stages[0])
+            stem = FoldedStem(first.downsample, network.mean, network.std, res)
+            first.downsample = stem  # type: ignore[assignment]  # called alike
         conv, decoder = network.pixel_decoder.mask_features, network.mask_decoder
         cells = -(-res // MASK_STRIDE)
         sizes = [-(-cells // 2 ** (LEVELS - level)) for level in range(LEVELS)]
@@ -59,7 +61,7 @@ class DeployedGraph(nn.Module):
         features: nn.Module = ResizedFeatures(decoder, sizes)
         if "features" in rewrites:
             self.best_mask, features = TapMask(conv), LevelFeatures(conv, decoder, cells, sizes)
-            self.network.pixel_decoder.mask_features = nn.Identity()
+            self.network.pixel_decoder.mask_features = nn.Identity()  # type: ignore[assignment]
         self.decoder = MatrixDecoder(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)
         self.to_canvas = CanvasMask(res)
 

@@ -11,6 +11,7 @@ import struct
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _START = b'{ \n  "traceEvents"'
 _FREQUENCY = "sim_core_freq"  # MHz: the timeline counts the core's cycles
@@ -64,7 +65,7 @@ def read_timeline(log: Path, binary: Path) -> dict[str, NodeTime]:
     return dict(times)
 
 
-def _shares(events: list[dict]) -> list[float]:  # type: ignore[type-arg]
+def _shares(events: list[dict[str, Any]]) -> list[float]:
     """Divide each moment among the events that compute then, or else among those that move memory; in cycles."""
     edges = sorted(
         edge for index, event in enumerate(events)
@@ -84,7 +85,8 @@ def _shares(events: list[dict]) -> list[float]:  # type: ignore[type-arg]
 
 def _node_names(binary: Path) -> dict[int, str]:
     """Find the binary's table of numbers and names: number, 4, the name's length, the name, a zero."""
-    content, names = binary.read_bytes(), {}
+    content = binary.read_bytes()
+    names: dict[int, str] = {}
     for match in _NAME.finditer(content):
         (length,) = struct.unpack("<I", match[1])
         name = content[match.end() : match.end() + length + 1]

@@ -31,7 +31,7 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedModulation(nn.Module):
-    """`FocalModulation` times `scale`, the mean over its levels in a weight, the gates cut out of a map of their own."""
+    """`FocalModulation` times `scale`, with the mean over its levels in a weight."""
 
     def __init__(self, modulation: FocalModulation, scale: Tensor) -> None:
         super().__init__()

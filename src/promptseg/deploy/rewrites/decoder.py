@@ -1,6 +1,7 @@
 """The mask decoder for one picture and one phrase, on matrices (queries, C) and (pixels, C)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class MatrixDecoder(nn.Module):
         count = len(queries)
         positions = torch.cat((decoder.query_position, text))
         state = decoder.norm(queries)
-        for index, (look, layer) in enumerate(zip(self.looks, self.layers, strict=True)):
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        for index, (look, layer) in enumerate(zip(self.looks, layers, strict=True)):
             level = index % LEVELS
             blocked = self._blocked(decoder.mask_embedding(state) @ features[level].T)
             queries = look(queries, decoder.query_position, keys[level], values[level], blocked)

@@ -1,7 +1,7 @@
 """Mask features only where they are read: at the decoder's three sizes, and for one mask.
 
-`mask_features` is a linear 3x3 convolution, and so is every resize: they may change places. What is resized is then what
-the convolution would see through each of its nine windows.
+`mask_features` is a linear 3x3 convolution, and so is every resize: they may change places. What is resized is then
+what the convolution would see through each of its nine windows.
 """
 
 from collections.abc import Sequence
@@ -56,8 +56,9 @@ class HalvedConv(nn.Module):
     """Convolution, then bilinear resize to half.
 
     Along an axis the first and the last window read means that start at odd places, the middle one those that start at
-    even places. Four of the nine windows are a 2x2 convolution of one map of means, which an NPU does well; those above,
-    below and beside the middle would be convolutions of 2x1 and 1x2, which it does badly, and are stacked for one of 1x1.
+    even places. Four of the nine windows are a 2x2 convolution of one map of means, which an NPU does well. Those
+    above, below and beside the middle would be convolutions of 2x1 and 1x2, which it does badly: they are stacked for
+    one of 1x1.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -73,7 +74,9 @@ class HalvedConv(nn.Module):
         """(1, C, h, h), h even -> (1, M, h / 2, h / 2)."""
         rows = F.avg_pool2d(x, 2, 2, padding=(1, 0))  # rows that start at -1, 1, 3, ...
         columns = F.avg_pool2d(x, 2, 2, padding=(0, 1))
-        sides = F.conv2d(torch.cat((rows[:, :, :-1], rows[:, :, 1:], columns[..., :-1], columns[..., 1:]), 1), self.sides)
+        sides = F.conv2d(
+            torch.cat((rows[:, :, :-1], rows[:, :, 1:], columns[..., :-1], columns[..., 1:]), 1), self.sides
+        )
         corners = F.conv2d(F.avg_pool2d(x, 2, 2, padding=1), self.corners, self.bias)
         return corners + sides + F.conv2d(F.avg_pool2d(x, 2, 2), self.middle)
 
@@ -112,7 +115,8 @@ class SampledConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, C, h, h) -> (1, M, size, size)."""
-        return F.conv2d(self.rows @ (x @ self.rows.T), self.conv.weight, self.conv.bias, stride=TAPS)
+        sampled = (x @ self.rows.T).transpose(2, 3) @ self.rows.T  # constants on the right: an NPU packs them once
+        return F.conv2d(sampled.transpose(2, 3), self.conv.weight, self.conv.bias, stride=TAPS)
 
 
 class ProductMask(nn.Module):

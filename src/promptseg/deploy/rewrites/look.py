@@ -37,7 +37,8 @@ class FoldedLook(nn.Module):
 
     def forward(self, queries: Tensor, positions: Tensor, keys: Tensor, values: Tensor, blocked: Tensor) -> Tensor:
         """Queries and positions (Q, C), keys and values (N, C) without the level's embedding, blocked 0 or 1 (Q, N)
-        -> (Q, C)."""
+        -> (Q, C).
+        """
         count, dim = queries.shape
         q = self.query(queries + positions).view(count, self.heads, -1).transpose(0, 1)  # (heads, Q, C / heads)
         # A product repeats the bias for each head: adding one that broadcasts costs more than the attention itself.

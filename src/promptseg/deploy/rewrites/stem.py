@@ -1,6 +1,5 @@
 """The first convolution, taking the picture as it is: its normalisation is folded into weights."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,15 +20,16 @@ class FoldedStem(nn.Module):
         conv = stem.conv
         assert conv.bias is not None
         weight = conv.weight.detach() / std
+        kernel = conv.kernel_size[0]
         self.padding = (0, -res % stem.stride, 0, -res % stem.stride)
-        self.conv = nn.Conv2d(3, conv.out_channels, conv.kernel_size[0], conv.stride, conv.padding)  # type: ignore[arg-type]
+        self.conv = nn.Conv2d(3, conv.out_channels, kernel, stem.stride, kernel // 2)
         self.conv.weight = nn.Parameter(weight.clone())
         means = F.pad(mean.detach().expand(1, 3, res, res), self.padding)
-        share = F.conv2d(means, weight, stride=conv.stride, padding=conv.padding)  # type: ignore[arg-type]
+        share = F.conv2d(means, weight, stride=stem.stride, padding=kernel // 2)
         inner = (weight * mean).sum((1, 2, 3))
         self.conv.bias = nn.Parameter(conv.bias.detach() - inner)
         border = inner.view(-1, 1, 1) - share
-        border[border.abs() < 1e-4 * inner.abs().max()] = 0  # rounding, inside
+        border[border.abs() < 1e-4 * inner.abs().max()] = 0  # rounding: there the mean is whole
         self.register_buffer("border", border.permute(0, 2, 3, 1).contiguous(), persistent=False)
         self.norm = stem.norm
 

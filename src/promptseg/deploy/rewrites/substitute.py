@@ -16,7 +16,7 @@ def substituted(module: Part, makers: Mapping[type[nn.Module], Maker]) -> Part:
     Modules are copied, their parameters are not: the original shares them and is left untouched.
     """
     clone = copy.copy(module)
-    children = {}
+    children: dict[str, nn.Module | None] = {}
     for name, child in module._modules.items():
         if child is None:
             children[name] = None
@@ -24,6 +24,6 @@ def substituted(module: Part, makers: Mapping[type[nn.Module], Maker]) -> Part:
             children[name] = makers[type(child)](child)
         else:
             children[name] = substituted(child, makers)
-    clone._modules = children  # type: ignore[assignment]
+    clone._modules = children
     clone._parameters, clone._buffers = dict(module._parameters), dict(module._buffers)
     return clone

@@ -1,8 +1,6 @@
 """The text encoder's last block for the one token that is read."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from promptseg.xdecoder.text_encoder import TextBlock, TextEncoder, first_end_of_text
 
