@@ -17,10 +17,10 @@ from promptseg.deploy.rewrites.features import (
     HalvedConv,
     LevelFeatures,
     ProductMask,
+    QuarteredConv,
     ResizedFeatures,
     SampledConv,
     TapMask,
-    ThinnedConv,
 )
 from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
 from promptseg.deploy.rewrites.stem import FoldedStem
@@ -117,7 +117,7 @@ def test_level_features_at_any_size(cells: int, rule: MaskAttention) -> None:
 def test_each_way_to_level_features_is_taken() -> None:
     decoder, conv = micro_network(OUTSIDE).mask_decoder, nn.Conv2d(6, 5, 3, padding=1)
     kinds = [type(level) for level in LevelFeatures(conv, decoder, 148, sizes_of(148)).levels]  # 590 px
-    assert kinds == [SampledConv, ThinnedConv, HalvedConv]
+    assert kinds == [SampledConv, QuarteredConv, HalvedConv]
     antialiased = micro_network(INSIDE).mask_decoder
     assert {type(level) for level in LevelFeatures(conv, antialiased, 64, sizes_of(64)).levels} == {SampledConv}
 
