@@ -1,12 +1,12 @@
 """The two graphs that the benchmarks compare, from the same weights, and inputs that no network was tuned to."""
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.recipe import draw
 from promptseg.checkpoint import load_checkpoint
 from promptseg.deploy.deployed_graph import plain_mask
 from promptseg.deploy.hub import HubInput
@@ -41,7 +41,7 @@ def make_network(model: str) -> XDecoder:
     if model == "nano":
         return load_checkpoint(NANO)[0].eval().requires_grad_(False)
     network = XDecoder(focal_t(CHALLENGE_RULE)).eval().requires_grad_(False)
-    network.load_state_dict({key: _draw(key, value) for key, value in network.state_dict().items()})
+    network.load_state_dict({key: draw(key, value.shape, SEED) for key, value in network.state_dict().items()})
     return network
 
 
@@ -58,14 +58,3 @@ def _picture(seed: int) -> np.ndarray:
     picture[:, :, :768] = nn.functional.interpolate(coarse, size=(768, CANVAS), mode="bicubic")
     picture[:, :, :768] += 20 * torch.randn(1, 3, 768, CANVAS, generator=generator)
     return picture.clamp(0, 255).round().numpy()
-
-
-def _draw(key: str, like: Tensor) -> Tensor:
-    """The recipe of the parity fixtures: normal, by the inverse root of the fan-in; norms and scales around 1."""
-    state = np.random.RandomState((zlib.crc32(key.encode()) + SEED) % 2**32)
-    z = torch.from_numpy(np.asarray(state.standard_normal(tuple(like.shape)), np.float32))
-    if like.ndim >= 2:
-        return z / like[0].numel() ** 0.5
-    if like.ndim == 0:
-        return torch.ones(())
-    return 0.05 * z if key.endswith("bias") else 1 + 0.1 * z

@@ -30,7 +30,7 @@ from promptseg.xdecoder.backbone import Downsample, FocalBlock
 from promptseg.xdecoder.mask_decoder import MaskAttention
 from promptseg.xdecoder.model import XDecoder
 from promptseg.xdecoder.pixel_decoder import ConvNorm
-from tests.networks import micro_network, random_phrases
+from tests.networks import drawn, micro_network, micro_vit, random_phrases
 
 INSIDE, OUTSIDE = MaskAttention("inside", "bicubic"), MaskAttention("outside", "bilinear")
 RULES = [INSIDE, OUTSIDE, MaskAttention("inside", "bilinear"), MaskAttention("outside", "bicubic")]
@@ -193,6 +193,14 @@ def test_each_rewrite_can_be_left_out(subset: tuple[str, ...]) -> None:
     assert 0.02 < plain.float().mean() < 0.98
     made = DeployedGraph(network, 150, subset).eval()(image, text) > 0.5  # type: ignore[arg-type]
     assert (made != plain).float().mean() <= MOST_FLIPPED
+
+
+@pytest.mark.parametrize("res", [64, 100])
+def test_a_vit_keeps_its_own_stem(res: int) -> None:
+    network, (image, text) = drawn(micro_vit(OUTSIDE), 0), canvas(3)
+    plain = plain_mask(network, image, text, res)
+    assert 0.02 < plain.float().mean() < 0.98
+    assert ((DeployedGraph(network, res).eval()(image, text) > 0.5) != plain).float().mean() <= MOST_FLIPPED
 
 
 def test_features_without_their_decoder_are_refused() -> None:

@@ -18,7 +18,7 @@ from promptseg.deploy.rewrites.stem import FoldedStem
 from promptseg.deploy.rewrites.substitute import Maker, substituted
 from promptseg.deploy.rewrites.text import EndTokenEncoder
 from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.backbone import FocalBlock, FocalStage
+from promptseg.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
 from promptseg.xdecoder.mask_decoder import LEVELS
 from promptseg.xdecoder.model import MASK_STRIDE, XDecoder, best_masks, masks_to_canvas, resize_canvas
 from promptseg.xdecoder.pixel_decoder import ConvNorm
@@ -49,9 +49,10 @@ class DeployedGraph(nn.Module):
             )
         self.res = res
         self.network = substituted(network, dict(PARTS[name] for name in rewrites if name in PARTS))
-        self.stem_is_folded = "stem" in rewrites
-        if self.stem_is_folded:
-            first = cast(FocalStage, self.network.backbone.stages[0])
+        backbone = self.network.backbone
+        self.stem_is_folded = "stem" in rewrites and isinstance(backbone, FocalBackbone)
+        if isinstance(backbone, FocalBackbone) and self.stem_is_folded:
+            first = cast(FocalStage, backbone.stages[0])
             stem = FoldedStem(first.downsample, network.mean, network.std, res)
             first.downsample = stem  # type: ignore[assignment]  # called alike
         conv, decoder = network.pixel_decoder.mask_features, network.mask_decoder
