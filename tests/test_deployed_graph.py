@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from promptseg.deploy.contract import IMAGE_INPUT, PRED_MASK
-from promptseg.deploy.deployed_graph import DeployedGraph, plain_mask, upsampling_matrix
+from promptseg.deploy.deployed_graph import DeployedGraph, plain_mask
+from promptseg.deploy.rewrites.mask import upsampling_matrix
 from promptseg.preprocess import CANVAS
 from promptseg.xdecoder.mask_decoder import MaskAttention
 from promptseg.xdecoder.model import MASK_STRIDE, XDecoder, masks_to_canvas, tiny

@@ -1,60 +1,84 @@
 """The deployment graph: the network's function with the contract's border, in forms that an NPU likes.
 
-Every rewrite lives here, so that the network itself stays plain. Each computes the same, up to rounding.
+The network itself stays plain; `deploy/rewrites` holds the forms that take its parts' places. Each computes the same,
+up to rounding; docs/graph.md says what each is worth.
 """
 
-import torch
+from collections.abc import Collection
+from typing import Literal, cast, get_args
+
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from promptseg.deploy.rewrites.backbone import FoldedBlock
+from promptseg.deploy.rewrites.decoder import MatrixDecoder, PlainDecoder
+from promptseg.deploy.rewrites.features import LevelFeatures, ProductMask, ResizedFeatures, TapMask
+from promptseg.deploy.rewrites.mask import CanvasMask
+from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
+from promptseg.deploy.rewrites.stem import FoldedStem
+from promptseg.deploy.rewrites.substitute import Maker, substituted
+from promptseg.deploy.rewrites.text import EndTokenEncoder
 from promptseg.preprocess import CANVAS
+from promptseg.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
+from promptseg.xdecoder.mask_decoder import LEVELS
 from promptseg.xdecoder.model import MASK_STRIDE, XDecoder, best_masks, masks_to_canvas, resize_canvas
+from promptseg.xdecoder.pixel_decoder import ConvNorm
+from promptseg.xdecoder.text_encoder import TextEncoder
 
-STEEPNESS = 1000.0  # the sigmoid that decides a pixel leaves 0 and 1 only for logits within a few thousandths of zero
+Rewrite = Literal["stem", "blocks", "group_norms", "text", "decoder", "features"]
+REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
+PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
+    "blocks": (FocalBlock, FoldedBlock),
+    "group_norms": (ConvNorm, MatrixConvNorm),
+    "text": (TextEncoder, EndTokenEncoder),
+}
 
 
 class DeployedGraph(nn.Module):
     """image_input, text_input -> pred_mask, as deploy/contract.py has them, at one `res`.
 
-    Rewrites: of the last layer's masks only the chosen query's is computed; the resize to the canvas is two products
-    with constant matrices; the decision is a steep sigmoid.
+    `rewrites` names those to apply, for measuring what each is worth; the rest of the network runs as it is.
+    "features" needs "decoder". Always: of the last layer's masks only the chosen query's is computed, by a product that
+    an NPU likes; the resize to the canvas is two products with constant matrices; the decision is a steep sigmoid.
     """
 
-    upsample: Tensor
-
-    def __init__(self, network: XDecoder, res: int) -> None:
+    def __init__(self, network: XDecoder, res: int, rewrites: Collection[Rewrite] = REWRITES) -> None:
         super().__init__()
-        self.network = network
+        if "features" in rewrites and "decoder" not in rewrites:
+            raise ValueError(
+                f"got rewrites {', '.join(rewrites)}, wanted 'decoder' with 'features': only it takes them"
+            )
         self.res = res
-        self.register_buffer("upsample", upsampling_matrix(res), persistent=False)
+        self.network = substituted(network, dict(PARTS[name] for name in rewrites if name in PARTS))
+        backbone = self.network.backbone
+        self.stem_is_folded = "stem" in rewrites and isinstance(backbone, FocalBackbone)
+        if isinstance(backbone, FocalBackbone) and self.stem_is_folded:
+            first = cast(FocalStage, backbone.stages[0])
+            stem = FoldedStem(first.downsample, network.mean, network.std, res)
+            first.downsample = stem  # type: ignore[assignment]  # called alike
+        conv, decoder = network.pixel_decoder.mask_features, network.mask_decoder
+        cells = -(-res // MASK_STRIDE)
+        sizes = [-(-cells // 2 ** (LEVELS - level)) for level in range(LEVELS)]
+        self.best_mask: nn.Module = ProductMask()
+        features: nn.Module = ResizedFeatures(decoder, sizes)
+        if "features" in rewrites:
+            self.best_mask, features = TapMask(conv), LevelFeatures(conv, decoder, cells, sizes)
+            self.network.pixel_decoder.mask_features = nn.Identity()  # type: ignore[assignment]
+        self.decoder = MatrixDecoder(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)
+        self.to_canvas = CanvasMask(res)
 
     def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
-        logits = self.best_mask_logits(image_input, text_input)
-        on_canvas = self.upsample @ logits @ self.upsample.T
-        return torch.sigmoid(on_canvas * STEEPNESS)
+        return self.to_canvas(self.best_mask_logits(image_input, text_input))
 
     def best_mask_logits(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Logits [h, w] at stride 4 of the query that is most like the phrase."""
         network = self.network
-        decoder = network.mask_decoder
-        mask_features, pyramid = network.encode(resize_canvas(image_input, self.res))
+        picture = resize_canvas(image_input, self.res)
+        if not self.stem_is_folded:
+            picture = (picture - network.mean) / network.std
+        finest, pyramid = network.pixel_decoder(network.backbone(picture))  # mask features, or the map they come from
         phrase = network.text_encoder(text_input[0])
-        state = decoder.refine(mask_features, pyramid, phrase)[-1]  # (1, Q, C)
-        similarity = F.normalize(state @ decoder.class_projection, dim=-1) @ phrase.unsqueeze(2)  # (1, Q, 1)
-        best = state[0].index_select(0, similarity.flatten().argmax(0, keepdim=True))  # (1, C)
-        kernel = decoder.mask_embedding(best)  # (1, M)
-        return (kernel @ mask_features[0].flatten(1)).view(mask_features.shape[2:])
-
-
-def upsampling_matrix(res: int) -> Tensor:
-    """Float [CANVAS, ceil(res / 4)]: `masks_to_canvas` along one axis, as the matrix of that linear map."""
-    cells = -(-res // MASK_STRIDE)
-    matrix = torch.empty(CANVAS, cells)
-    for cell, unit in enumerate(torch.eye(cells)):  # one canvas at a time: all of them take 1 GB at the largest res
-        rows = unit.view(1, cells, 1).expand(-1, -1, cells)
-        matrix[:, cell] = masks_to_canvas(rows, res, CANVAS)[0, :, CANVAS // 2]
-    return matrix
+        return self.best_mask(self.decoder(finest, pyramid, phrase), finest)
 
 
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Export the deployment graph to ONNX, check it against torch, and say what it is made of."""
 
+import ast
 import logging
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from promptseg.deploy.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT
@@ -24,6 +26,7 @@ from promptseg.xdecoder.model import XDecoder
 
 MOST_DIFFERING_PIXELS = 1e-3  # share of the canvas; float32 against float32 flips pixels only at a mask's very border
 
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for a node's modules, outermost first
 _log = logging.getLogger(__name__)
 
 
@@ -57,14 +60,14 @@ def export_graph(
     check_res("res", res)
     graph = DeployedGraph(network, res).eval().requires_grad_(False)
     with atomic_path(path) as temporary:
-        _trace(graph, config.opset, temporary)
+        trace_graph(graph, config.opset, temporary)
         check_border(temporary)
         session = HostSession(temporary)
         shares = [_differing_share(network, res, session, sample) for sample in samples]
         if not max(shares) <= MOST_DIFFERING_PIXELS:
             raise ValueError(
                 f"{path}: up to {max(shares):.2%} of pixels differ from torch, wanted at most "
-                f"{MOST_DIFFERING_PIXELS:.2%}; a rewrite in deploy/deployed_graph.py is wrong at this res"
+                f"{MOST_DIFFERING_PIXELS:.2%}; a rewrite in deploy/rewrites is wrong at this res"
             )
         content = onnx.load(temporary)
         model_mb = temporary.stat().st_size / 1e6
@@ -73,7 +76,7 @@ def export_graph(
         res=res,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         model_mb=round(model_mb, 3),
-        gflops=round(_flops(graph) / 1e9, 3),
+        gflops=round(count_flops(graph) / 1e9, 3),
         nodes=ops.total(),
         differing_pixels=round(float(np.mean(shares)), 7),
         differing_pixels_worst=round(max(shares), 7),
@@ -83,8 +86,8 @@ def export_graph(
     )
 
 
-def _trace(graph: DeployedGraph, opset: int, path: Path) -> None:
-    """Trace on random input: nothing in the graph may depend on the values."""
+def trace_graph(graph: nn.Module, opset: int, path: Path) -> None:
+    """Write `graph` as ONNX, traced on random input: nothing in it may depend on the values."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
@@ -97,13 +100,26 @@ def _trace(graph: DeployedGraph, opset: int, path: Path) -> None:
 
 
 def _without_traces(content: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop the exporter's notes: with stack traces, a comment or another folder would change the graph's bytes."""
+    """Drop the exporter's notes: with stack traces, a comment or another folder would change the graph's bytes.
+
+    Each node's name keeps where it comes from: "network.backbone.stages.0.blocks.1/Conv_12".
+    """
     graph = content.graph
+    scope = ""
+    for index, node in enumerate(graph.node):
+        scope = next((_module_of(note.value) for note in node.metadata_props if note.key == _SCOPES), scope)
+        node.name = f"{scope or 'graph'}/{node.op_type}_{index}"
     parts = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
     for part in (content, graph, *parts):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     return content
+
+
+def _module_of(scopes: str) -> str:
+    """Return the innermost module of the exporter's list of scopes, whose last entry is the node itself."""
+    path = ast.literal_eval(scopes)
+    return str(path[-2]) if len(path) > 1 else ""
 
 
 def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +139,8 @@ def _differing_share(network: XDecoder, res: int, session: HostSession, sample: 
     return share
 
 
-def _flops(graph: DeployedGraph) -> int:
+def count_flops(graph: nn.Module) -> int:
+    """Multiplications and additions of the convolutions and matrix products of one inference."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         graph(*_random_inputs())
     return int(counter.get_total_flops())

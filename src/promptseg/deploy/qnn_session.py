@@ -32,7 +32,8 @@ class CompileRequest:
 
     The name and not the path of the graph reaches the compiler, because it names the compiled graph after a hash of
     what it was given: the same graph compiles to the same bytes wherever it lies. With `profile_csv` the performance
-    simulator's figures are written there; the file must not exist (the tool appends).
+    simulator's figures are written there; the file must not exist (the tool appends). With `trace` too, its timeline is
+    written beside them (`<profile stem>_qnn.log`), tens of megabytes.
     """
 
     graph: str
@@ -40,6 +41,7 @@ class CompileRequest:
     chip: Chip
     profile_csv: str | None
     verbose: bool
+    trace: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class EmulateRequest:
 
 def compile_graph(request: CompileRequest) -> None:
     """Write the context binary and its wrapper. ONNX Runtime raises when a node cannot be placed on the NPU."""
-    options = _session_options(request.chip, request.profile_csv)
+    options = _session_options(request.chip, request.profile_csv, request.trace)
     options.add_session_config_entry("ep.context_enable", "1")
     options.add_session_config_entry("ep.context_file_path", request.wrapper)
     options.add_session_config_entry("ep.context_embed_mode", "0")
@@ -64,13 +66,13 @@ def compile_graph(request: CompileRequest) -> None:
 
 def emulate(request: EmulateRequest) -> None:
     """Write the first output of `wrapper`. The time that this takes is the host's and says nothing of the device."""
-    session = ort.InferenceSession(request.wrapper, _session_options(request.chip, profile_csv=None))
+    session = ort.InferenceSession(request.wrapper, _session_options(request.chip, profile_csv=None, trace=False))
     with np.load(request.inputs) as tensors:
         feed = {spec.name: tensors[spec.name] for spec in INPUTS}
     np.save(request.output, session.run(None, feed)[0])
 
 
-def _session_options(chip: Chip, profile_csv: str | None) -> ort.SessionOptions:
+def _session_options(chip: Chip, profile_csv: str | None, trace: bool) -> ort.SessionOptions:
     library = qnn_library()
     ort.register_execution_provider_library(library.execution_provider, str(library.provider_path))
     devices = [device for device in ort.get_ep_devices() if device.ep_name == library.execution_provider]
@@ -84,7 +86,7 @@ def _session_options(chip: Chip, profile_csv: str | None) -> ort.SessionOptions:
         "offload_graph_io_quantization": "0",
     }
     if profile_csv is not None:
-        provider |= {"profiling_level": "detailed", "profiling_file_path": profile_csv}
+        provider |= {"profiling_level": "optrace" if trace else "detailed", "profiling_file_path": profile_csv}
     options = ort.SessionOptions()
     options.add_provider_for_devices(devices, provider)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -1,0 +1,198 @@
+"""What the deployment graph costs beside the plain one, from the same weights.
+
+    python -m benchmarks.graph npu --model focal_t --res 256 590            # minutes each: Qualcomm's compiler
+    python -m benchmarks.graph npu --res 590 --without features             # what one rewrite is worth
+    python -m benchmarks.graph npu --res 256 --graph plain
+    python -m benchmarks.graph host --res 256 590 --runs 5                  # ONNX Runtime, side by side in one run
+    python -m benchmarks.graph host --res 590 --without features
+
+Rows that a table has already are left as they are, so a long list can be run bit by bit. Figures of the NPU are
+simulated (see deploy/qnn_profile.py) and the same on every machine, save for how long compiling took; the host's are
+this machine's.
+"""
+
+import argparse
+import csv
+import logging
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from benchmarks.graphs import MODELS, ROOT, PlainGraph, make_inputs, make_network
+from benchmarks.machine import machine
+from promptseg.deploy.deployed_graph import REWRITES, DeployedGraph
+from promptseg.deploy.host_cpu import HostSession
+from promptseg.deploy.onnx_export import count_flops, trace_graph
+from promptseg.deploy.qnn_device import DEVICES
+from promptseg.deploy.qnn_process import run_compiler
+from promptseg.deploy.qnn_profile import read_simulated_cost
+from promptseg.deploy.qnn_session import Chip, CompileRequest
+
+OPSET = 18
+TABLES = ROOT / "docs" / "data"
+DEVICE = DEVICES[0]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which graph a row is about; `without` names the rewrites that were left out of the deployed one."""
+
+    model: str
+    res: int
+    graph: str
+    without: str
+
+
+@dataclass(frozen=True)
+class NpuRow:
+    """One compilation. 1 MB = 1e6 bytes; `error` is empty where it compiled, and the figures are where it did not."""
+
+    gflops: float
+    nodes: int
+    simulated_ms: float | None = None
+    simulated_ms_low: float | None = None
+    simulated_ms_high: float | None = None
+    ops_without_cost: int | None = None
+    ddr_read_mb: float | None = None
+    ddr_write_mb: float | None = None
+    spill_mb: float | None = None
+    binary_mb: float | None = None
+    compile_s: float | None = None
+    compile_memory_gb: float | None = None
+    machine: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """Plain and deployed graph in turn; medians. `mask_agreement` is the share of canvas pixels decided alike."""
+
+    plain_ms: float
+    deployed_ms: float
+    plain_over_deployed: float
+    mask_agreement: float
+    inside: float
+    runs: int
+    machine: str
+
+
+def main() -> None:
+    """Fill the tables; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("npu", "host"))
+    parser.add_argument("--model", choices=MODELS, default="focal_t")
+    parser.add_argument("--res", type=int, nargs="+", required=True)
+    parser.add_argument("--graph", choices=("plain", "deployed"), default="deployed")
+    parser.add_argument("--without", choices=REWRITES, nargs="*", default=())
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tables", type=Path, default=TABLES)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    network = make_network(arguments.model)
+    for res in arguments.res:
+        key = Key(arguments.model, res, arguments.graph, " ".join(arguments.without))
+        deployed = DeployedGraph(network, res, [name for name in REWRITES if name not in arguments.without])
+        plain = PlainGraph(network, res)
+        if arguments.what == "npu":
+            graph = deployed if arguments.graph == "deployed" else plain
+            _fill(arguments.tables / "graph_npu.csv", key, lambda: measure_npu(graph))  # noqa: B023
+        else:
+            measure = lambda: measure_host(plain, deployed, arguments.runs)  # noqa: B023, E731
+            _fill(arguments.tables / "graph_host.csv", key, measure)
+
+
+def measure_npu(graph: nn.Module) -> NpuRow:
+    """Compile once, for the simulator's chip."""
+    with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+        path, wrapper, profile = (Path(scratch) / name for name in ("graph.onnx", "model.onnx", "profile.csv"))
+        trace_graph(graph.eval(), OPSET, path)
+        nodes, gflops = len(onnx.load(path, load_external_data=False).graph.node), count_flops(graph) / 1e9
+        chip = Chip(DEVICE.htp_arch, DEVICE.simulator_soc_model, DEVICE.vtcm_mb)
+        start = time.perf_counter()
+        try:
+            run_compiler(path.parent, CompileRequest(path.name, str(wrapper), chip, str(profile), verbose=False))
+        except (ValueError, RuntimeError) as error:
+            return NpuRow(round(gflops, 1), nodes, machine=_machine(), error=str(error).partition(": ")[2][:200])
+        seconds = time.perf_counter() - start
+        cost = read_simulated_cost(profile)
+        return NpuRow(
+            gflops=round(gflops, 1),
+            nodes=nodes,
+            simulated_ms=cost.time_us / 1e3,
+            simulated_ms_low=cost.time_us_low / 1e3,
+            simulated_ms_high=cost.time_us_high / 1e3,
+            ops_without_cost=cost.ops_without_cost,
+            ddr_read_mb=round((cost.input_fill_bytes + cost.fill_bytes) / 1e6, 1),
+            ddr_write_mb=round((cost.output_bytes + cost.spill_bytes) / 1e6, 1),
+            spill_mb=round(cost.spill_bytes / 1e6, 1),
+            binary_mb=round((wrapper.parent / "model_qnn.bin").stat().st_size / 1e6, 1),
+            compile_s=round(seconds, 1),
+            compile_memory_gb=round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2),
+            machine=_machine(),
+        )
+
+
+def measure_host(plain: nn.Module, deployed: nn.Module, runs: int) -> HostRow:
+    """Run both graphs in turn on ONNX Runtime, so that whatever else the machine does hits both."""
+    samples = make_inputs()
+    with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+        sessions = []
+        for name, graph in (("plain", plain), ("deployed", deployed)):
+            path = Path(scratch) / f"{name}.onnx"
+            trace_graph(graph.eval(), OPSET, path)
+            sessions.append(HostSession(path))
+        masks = [[session.run(sample) for session in sessions] for sample in samples]
+        times: list[list[float]] = [[], []]
+        for _ in range(runs):
+            for session, taken in zip(sessions, times, strict=True):
+                start = time.perf_counter()
+                session.run(samples[0])
+                taken.append((time.perf_counter() - start) * 1e3)
+    plain_ms, deployed_ms = (statistics.median(taken) for taken in times)
+    return HostRow(
+        plain_ms=round(plain_ms, 1),
+        deployed_ms=round(deployed_ms, 1),
+        plain_over_deployed=round(plain_ms / deployed_ms, 3),
+        mask_agreement=float(np.mean([np.mean(first == second) for first, second in masks])),
+        inside=round(float(np.mean(masks)), 4),
+        runs=runs,
+        machine=_machine(),
+    )
+
+
+def _fill(table: Path, key: Key, measure: Callable[[], NpuRow | HostRow]) -> None:
+    """Add the row of `key` to `table`, unless it is there."""
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline=""))) if table.is_file() else []
+    wanted = {name: str(value) for name, value in asdict(key).items()}
+    if any(wanted.items() <= row.items() for row in rows):
+        print(f"{table.name} has {wanted}")
+        return
+    row = wanted | {name: "" if value is None else str(value) for name, value in asdict(measure()).items()}
+    _write(table, [*rows, row])
+    print(row, flush=True)
+
+
+def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    ordered = sorted(rows, key=lambda row: (row["model"], int(row["res"]), row["graph"] != "plain", row["without"]))
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(ordered)
+
+
+def _machine() -> str:
+    return machine(torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The simulator's timeline, read from files written in the tool's layout."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptseg.deploy.qnn_trace import read_timeline
+
+CONV, ADD, UNNAMED = 21, 22, 99
+MATRIX, VECTOR, MEMORY = 0, 1, 5
+
+
+def event(number: int, thread: int, start: int, cycles: int, name: str = "q::Op") -> dict[str, Any]:
+    args = {"id": hex(0x7A1C << 32 | number)}
+    return {"name": name, "ph": "X", "tid": thread, "pid": 0, "ts": start, "dur": cycles, "args": args}
+
+
+def write(folder: Path, events: list[dict[str, Any]]) -> tuple[Path, Path]:
+    trace = {"traceEvents": events, "Hextimate Configuration": {"sim_core_freq": 1.0}}  # 1000 cycles are 1 ms
+    text = json.dumps(trace).replace('{"traceEvents"', '{ \n  "traceEvents"', 1)
+    log, binary = folder / "profile_qnn.log", folder / "model_qnn.bin"
+    log.write_bytes(b"\x80\xea\0\x04" + text.encode() + b"\0\x01QNN trailer}")
+    names = b"".join(
+        b"\xe4\xff\xff\xff" + struct.pack("<III", number, 4, len(name)) + name.encode() + b"\0\0"
+        for number, name in ((ADD, "decoder/Add_7"), (CONV, "backbone.stages.0/Conv_1"))
+    )
+    binary.write_bytes(bytes(range(256)) + names + bytes(64))
+    return log, binary
+
+
+def test_each_moment_is_divided_among_what_computes_then(tmp_path: Path) -> None:
+    events = [
+        event(CONV, MATRIX, 0, 1000),
+        event(ADD, VECTOR, 500, 1000),
+        event(ADD, VECTOR + 1, 500, 500),
+        event(CONV, MEMORY, 0, 2000, "default_dma (@Fill)"),
+        {"name": "TCM usage", "ph": "C", "pid": 0, "ts": 3, "args": {"Bytes": 0}},
+    ]
+    times = read_timeline(*write(tmp_path, events))
+    # 0 to 500 the convolution alone; 500 to 1000 three compute; to 1500 the addition; to 2000 only the memory moves.
+    assert times["backbone.stages.0/Conv_1"].elapsed_ms == pytest.approx(0.5 + 0.5 / 3 + 0.5)
+    assert times["decoder/Add_7"].elapsed_ms == pytest.approx(0.5 * 2 / 3 + 0.5)
+    assert sum(time.elapsed_ms for time in times.values()) == pytest.approx(2.0)
+    assert times["backbone.stages.0/Conv_1"].matrix_ms == pytest.approx(1.0)
+    assert times["backbone.stages.0/Conv_1"].memory_ms == pytest.approx(2.0)
+    assert times["decoder/Add_7"].vector_ms == pytest.approx(1.5)
+
+
+def test_the_thread_that_waits_computes_nothing(tmp_path: Path) -> None:
+    events = [event(ADD, MATRIX, 0, 1000, "default_hvx_spawn (q::Add)"), event(CONV, VECTOR, 0, 1000)]
+    times = read_timeline(*write(tmp_path, events))
+    assert times["decoder/Add_7"].elapsed_ms == 0
+    assert times["backbone.stages.0/Conv_1"].elapsed_ms == pytest.approx(1.0)
+
+
+def test_what_bears_no_nodes_name_is_the_compilers_or_the_borders(tmp_path: Path) -> None:
+    times = read_timeline(*write(tmp_path, [event(UNNAMED, VECTOR, 0, 10), event(2, MEMORY, 10, 10)]))
+    assert set(times) == {"<compiler>", "<input>"}
+
+
+def test_a_log_without_a_timeline_is_refused(tmp_path: Path) -> None:
+    log, binary = write(tmp_path, [])
+    log.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"profile_qnn\.log: got no timeline, wanted one"):
+        read_timeline(log, binary)
