@@ -27,6 +27,8 @@ READ_BY = {
 RUN_BY = {"src/promptseg/deploy/qnn_process.py": "promptseg.deploy.qnn_session"}  # in a process of its own
 BESIDE = {PATHS["checkpoint"]: PATHS["description"]}  # a file that comes with another, without an option of its own
 WEIGHTS = "weights"  # finetune.init names a file in it
+WATCH = "${watch}"  # a folder of one's own pictures: outside the project's artefacts
+GIVEN = {WEIGHTS, WATCH}
 PARAMS = "src/promptseg/params/"
 DATA_CONFIG = "configs/data/${data}.yaml:"
 
@@ -123,7 +125,7 @@ def test_every_option_is_a_path_of_the_stage_and_every_path_an_option(name: str)
     options = dict(re.findall(r"--([\w-]+) (\S+)", stage(name)["cmd"]))
     assert options == {option: f"${{path.{option}}}" for option in options}, "an option is named after its path"
     passed = {resolve(path) for path in options.values()}
-    artefacts = {path for path in listed(name, "deps") if not is_code(path)} - {WEIGHTS}
+    artefacts = {path for path in listed(name, "deps") if not is_code(path)} - GIVEN
     beside = {BESIDE[path] for path in passed if path in BESIDE}
     assert passed | beside == artefacts | set(written(name))
 
@@ -132,10 +134,15 @@ def test_weights_are_a_dependency_where_training_starts_from_them() -> None:
     assert [name for name in STAGES if WEIGHTS in listed(name, "deps")] == ["finetune"]
 
 
+def test_what_a_person_watches_is_a_dependency_of_fetch_alone() -> None:
+    assert [name for name in STAGES if WATCH in listed(name, "deps")] == ["fetch"]
+    assert (ROOT / yaml.safe_load((ROOT / "params.yaml").read_text())["watch"]).is_file()
+
+
 def test_every_artefact_is_made_once_and_before_it_is_read() -> None:
     made: list[str] = []
     for name in STAGES:
-        assert {path for path in listed(name, "deps") if not is_code(path)} - {WEIGHTS} <= set(made), name
+        assert {path for path in listed(name, "deps") if not is_code(path)} - GIVEN <= set(made), name
         made += written(name)
     assert sorted(made) == sorted(PATHS.values())
 

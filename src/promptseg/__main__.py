@@ -10,6 +10,7 @@ from collections.abc import Sequence
 # so that none pays for what another needs.
 COMMANDS = {
     "predict": "find what phrases speak of in your own pictures",
+    "check-data": "list what is wrong with a data set of your own",
 }
 
 
