@@ -32,15 +32,16 @@ class Example:
     image: NDArray[np.uint8]
 
 
-def pick(rows: Sequence[SampleScore], each: int) -> dict[str, list[SampleScore]]:
+def pick(rows: Sequence[SampleScore], each: int, taken: frozenset[str] = frozenset()) -> dict[str, list[SampleScore]]:
     """Choose up to `each` best, median and worst phrases by IoU, no two of one picture, ties by sample_id.
 
     The best are taken first, then the worst, then those nearest to the median rank; few pictures fill fewer places.
+    Pictures that are `taken` fill none.
     """
     ranked = sorted(rows, key=lambda row: (-row.iou, row.sample_id))
     middle = len(ranked) // 2
     from_middle = [ranked[index] for index in sorted(range(len(ranked)), key=lambda index: abs(index - middle))]
-    used: set[str] = set()
+    used = set(taken)
     chosen: dict[str, list[SampleScore]] = {"best": [], "median": [], "worst": []}
     for group, candidates in (("best", ranked), ("worst", ranked[::-1]), ("median", from_middle)):
         for row in candidates:
