@@ -22,7 +22,9 @@ STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile
 # Read by a module, not imported: whoever reaches the module depends on these.
 READ_BY = {
     "src/promptseg/tokenizer.py": ["src/promptseg/vocabulary"],
-    "src/promptseg/report/page.py": ["src/promptseg/report/page.html.j2", "src/promptseg/report/page.js"],
+    "src/promptseg/report/page.py": [
+        f"src/promptseg/report/{name}" for name in ("changes.html.j2", "page.html.j2", "page.js")
+    ],
 }
 RUN_BY = {"src/promptseg/deploy/qnn_process.py": "promptseg.deploy.qnn_session"}  # in a process of its own
 BESIDE = {PATHS["checkpoint"]: PATHS["description"]}  # a file that comes with another, without an option of its own

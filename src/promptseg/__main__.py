@@ -10,6 +10,9 @@ from collections.abc import Sequence
 # so that none pays for what another needs.
 COMMANDS = {
     "predict": "find what phrases speak of in your own pictures",
+    "report": "put into the report what changed since another commit",
+    "grid": "queue an experiment for each combination of values",
+    "recommend": "show the experiments that none beats, and the one to take",
     "check-data": "list what is wrong with a data set of your own",
 }
 

@@ -15,7 +15,7 @@ from promptseg.report.tiles import Tile
 from promptseg.scoring import Scores
 
 FOLDER = Path(__file__).parent
-TEMPLATE, SCRIPT = "page.html.j2", "page.js"
+TEMPLATE, CHANGES_TEMPLATE, SCRIPT = "page.html.j2", "changes.html.j2", "page.js"
 CHANGES = "<!-- what changed goes here -->"  # `python -m promptseg report` puts it in: a stage knows no commit
 
 
@@ -76,6 +76,17 @@ def render_report(report: Report) -> str:
             changes=CHANGES,
         )
     )
+
+
+def insert_changes(page: str, changes: Any, head: str, base: str) -> str:
+    """Put what changed since `base` into a rendered page; `changes` is an `experiments.changes.Changes`.
+
+    `head` is the commit that the project stands at. Raises ValueError when the page has no place for it.
+    """
+    if CHANGES not in page:
+        raise ValueError("got a report that is not from this version, wanted a new one; run `dvc repro score`")
+    section = environment().get_template(CHANGES_TEMPLATE).render(changes=changes, head=head, base=base)
+    return page.replace(CHANGES, section, 1)
 
 
 def environment() -> Environment:
