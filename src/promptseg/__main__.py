@@ -13,6 +13,7 @@ COMMANDS = {
     "report": "put into the report what changed since another commit",
     "grid": "queue an experiment for each combination of values",
     "recommend": "show the experiments that none beats, and the one to take",
+    "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",
     "check-data": "list what is wrong with a data set of your own",
 }
 

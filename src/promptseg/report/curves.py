@@ -52,7 +52,7 @@ def draw_curves(rows: Sequence[Mapping[str, float | None]], x: str, panels: Sequ
         if column not in rows[0]:
             raise ValueError(f"got a training curve of {sorted(rows[0])}, wanted the column {column!r} too")
     with mpl.rc_context(SVG):
-        return _svg(_curves(rows, x, panels))
+        return to_svg(_curves(rows, x, panels))
 
 
 def _curves(rows: Sequence[Mapping[str, float | None]], x: str, panels: Sequence[Sequence[str]]) -> Figure:
@@ -77,7 +77,7 @@ def draw_bars(bars: Sequence[Bar], unit: str, mark: str = "") -> str:
     if not bars:
         raise ValueError("got no bars to draw, wanted at least one")
     with mpl.rc_context(SVG):
-        return _svg(_bars(bars, f"{unit}; grey: {mark}" if mark else unit))
+        return to_svg(_bars(bars, f"{unit}; grey: {mark}" if mark else unit))
 
 
 def _bars(bars: Sequence[Bar], axis: str) -> Figure:
@@ -105,7 +105,8 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) and abs(value) >= 2 else f"{value:.3g}"
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
+    """Return a figure as SVG text, without a date; call it within `rc_context(SVG)`."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()
