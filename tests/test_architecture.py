@@ -108,6 +108,7 @@ def test_layers_below_know_nothing_of_those_above() -> None:
         "deploy": ("training", "report", "scoring"),
         "report": ("training", "deploy", "xdecoder", "checkpoint", "params"),
         "experiments": ("training", "deploy", "report", "xdecoder", "checkpoint", "params", "datasets"),
+        "demo": ("training", "deploy", "xdecoder", "checkpoint", "params", "datasets", "experiments"),
         "inference": ("training", "report", "scoring", "predictions", "params"),
     }
     for package, forbidden in above.items():

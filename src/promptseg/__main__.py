@@ -14,6 +14,7 @@ COMMANDS = {
     "grid": "queue an experiment for each combination of values",
     "recommend": "show the experiments that none beats, and the one to take",
     "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",
+    "demo": "serve a page on this machine to try phrases on pictures",
     "check-data": "list what is wrong with a data set of your own",
 }
 
