@@ -13,7 +13,7 @@ from promptseg.report.pictures import draw_examples, gallery_sheet
 from promptseg.report.tiles import make_tiles
 from promptseg.scoring import Scores
 
-CURVE_PANELS = (("loss",), ("mask_bce", "mask_dice", "contrast", "region"), ("val_miou",))
+CURVE_PANELS = (("loss",), ("mask_bce", "mask_dice", "contrast", "region"), ("val_miou", "train_miou"))
 
 
 @dataclass(frozen=True)
