@@ -16,6 +16,7 @@ from promptseg.report.pictures import EXAMPLE_BYTES, EXAMPLE_SIDE, pick
 from promptseg.scoring import SampleScore
 
 PICTURES_BYTES = 2_400_000  # all JPEG files of a page together; base64 and the layers come on top
+MOST_EACH = 6  # more would not fit into a page of 5 MB, nor into anybody's patience
 HIT_RGB, MISSED_RGB, EXTRA_RGB = (46, 160, 67), (9, 105, 218), (207, 34, 46)
 
 
@@ -40,12 +41,12 @@ def make_tiles(
 ) -> list[Tile]:
     """Make tiles of up to `each` best, median and worst phrases of every kind, no two of one picture, the best first.
 
-    `predictions` and `read` are those of `pictures.draw_examples`. Raises ValueError when a picture is damaged.
+    There are at most MOST_EACH of each. `predictions` and `read` are those of `pictures.draw_examples`. Raises ValueError when a picture is damaged.
     """
     chosen: list[tuple[str, SampleScore]] = []
     for kind in PHRASE_KINDS:
         taken = frozenset(row.image for _, row in chosen)
-        groups = pick([row for row in rows if row.phrase_kind == kind], each, taken)
+        groups = pick([row for row in rows if row.phrase_kind == kind], min(each, MOST_EACH), taken)
         chosen += [(group, row) for group, members in groups.items() for row in members]
     order = ("best", "median", "worst")
     chosen.sort(key=lambda entry: (order.index(entry[0]), -entry[1].iou, entry[1].sample_id))
