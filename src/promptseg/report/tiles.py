@@ -41,7 +41,8 @@ def make_tiles(
 ) -> list[Tile]:
     """Make tiles of up to `each` best, median and worst phrases of every kind, no two of one picture, the best first.
 
-    There are at most MOST_EACH of each. `predictions` and `read` are those of `pictures.draw_examples`. Raises ValueError when a picture is damaged.
+    There are at most MOST_EACH of each. `predictions` and `read` are those of `pictures.draw_examples`. Raises
+    ValueError when a picture is damaged.
     """
     chosen: list[tuple[str, SampleScore]] = []
     for kind in PHRASE_KINDS:
