@@ -45,6 +45,10 @@ def overridden(settings: list[str], tmp_path: Path) -> None:
     content: Any = load_yaml(ROOT / "params.yaml")
     for setting in settings:
         key, _, value = setting.partition("=")
+        file, colon, own = key.partition(":")
+        if colon:  # a key of another file that DVC tracks the params of
+            assert own.partition(".")[0] in load_yaml(ROOT / file), f"{setting}: no such key of {file}"
+            continue
         *sections, last = key.lstrip("+~").split(".")
         place = content
         for section in sections:
