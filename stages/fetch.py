@@ -12,7 +12,7 @@ def fetch(images: Path, samples: Path, pictures: Path) -> None:
     """See the module."""
     params = read_params(ROOT)
     config = read_data_config(ROOT, params.data)
-    build_dataset(config, params.mirror, CACHE / "downloads", images, samples, pictures)
+    build_dataset(config, params.mirror, params.watch, CACHE / "downloads", images, samples, pictures)
 
 
 if __name__ == "__main__":

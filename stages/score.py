@@ -1,19 +1,25 @@
 """score: mIoU with its baselines and intervals, the pictures behind it, and a report that opens offline."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import read_pictures, read_samples
-from promptseg.files import read_json, write_bytes, write_json
+from promptseg.deploy.hub import CompiledGraph
+from promptseg.files import read_json, sha256_of, write_bytes, write_json
 from promptseg.params import read_params
 from promptseg.predictions import read_predictions
-from promptseg.report.build import build_report
+from promptseg.report.build import Shown, build_report
+from promptseg.report.details import provenance
 from promptseg.report.page import write_report
 from promptseg.scoring import score, tradeoff_row, write_rows, write_tradeoff
 from stages import ROOT
 from stages.command import run_stage
 
-INPUTS = ("predictions", "images", "samples", "pictures", "latency", "curve", "description")
+INPUTS = (
+    *("predictions", "images", "samples", "pictures", "compiled"),
+    *("latency", "export", "fidelity", "curve", "description"),
+)
 OUTPUTS = ("score", "rows", "tradeoff", "gallery", "report")
 
 
@@ -22,15 +28,17 @@ def score_stage(**paths: Path) -> None:
     params = read_params(ROOT)
     samples, predictions = read_samples(paths["samples"]), read_predictions(paths["predictions"])
     scores = score(samples, read_pictures(paths["pictures"]), predictions, params.score.seed)
-    latency, description = read_json(paths["latency"]), read_json(paths["description"])
-    origin = {"res": params.res, "checkpoint": description["provenance"]}
-    read = PictureArchives(paths["images"]).read
+    records = {name: read_json(paths[name]) for name in ("latency", "export", "fidelity")}
+    choices = {"data": params.data, "res": params.res, "checkpoint": read_json(paths["description"])["provenance"]}
+    hashes = {name: sha256_of(paths[name]) for name in ("samples", "predictions", "curve")}
+    origin = provenance(choices, asdict(CompiledGraph.read(paths["compiled"])), hashes)
+    shown = Shown(samples, predictions, PictureArchives(paths["images"]).read)
     page, sheet = build_report(
-        scores, samples, predictions, read, params.score.gallery, latency, paths["curve"], origin
+        scores, shown, {**records, "provenance": origin}, paths["curve"], params.score.gallery, params.score.seed
     )
     write_json(paths["score"], scores.summary)
     write_rows(paths["rows"], scores.rows)
-    write_tradeoff(paths["tradeoff"], tradeoff_row(params.res, scores.summary, latency))
+    write_tradeoff(paths["tradeoff"], tradeoff_row(params.res, scores.summary, records["latency"]))
     write_bytes(paths["gallery"], sheet)
     write_report(paths["report"], page)
 

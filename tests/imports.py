@@ -20,7 +20,7 @@ def stage_scripts() -> list[Path]:
 
 def file_of(module: str) -> Path | None:
     """Return the file of a dotted module name of this project, or None."""
-    for base in (ROOT, ROOT / "src"):
+    for base in (ROOT / "src", ROOT):  # as stages/__init__.py has it
         path = base.joinpath(*module.split("."))
         for candidate in (path.with_suffix(".py"), path / "__init__.py"):
             if candidate.is_file():

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
+from promptseg.experiments.points import Point
 from promptseg.params import Params
 from promptseg.training.run import CURVE_COLUMNS
 from tests.imports import LIBRARY, ROOT, file_of, has_code, reached_files, stage_scripts, syntax
@@ -21,12 +22,16 @@ PATHS: dict[str, str] = RAW["vars"][0]["path"]
 STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
 # Read by a module, not imported: whoever reaches the module depends on these.
 READ_BY = {
-    "src/promptseg/tokenizer.py": "src/promptseg/vocabulary",
-    "src/promptseg/report/page.py": "src/promptseg/report/page.html.j2",
+    "src/promptseg/tokenizer.py": ["src/promptseg/vocabulary"],
+    "src/promptseg/report/page.py": [
+        f"src/promptseg/report/{name}" for name in ("changes.html.j2", "page.html.j2", "page.js")
+    ],
 }
 RUN_BY = {"src/promptseg/deploy/qnn_process.py": "promptseg.deploy.qnn_session"}  # in a process of its own
 BESIDE = {PATHS["checkpoint"]: PATHS["description"]}  # a file that comes with another, without an option of its own
 WEIGHTS = "weights"  # finetune.init names a file in it
+WATCH = "${watch}"  # a folder of one's own pictures: outside the project's artefacts
+GIVEN = {WEIGHTS, WATCH}
 PARAMS = "src/promptseg/params/"
 DATA_CONFIG = "configs/data/${data}.yaml:"
 
@@ -64,7 +69,7 @@ def reached(name: str) -> set[str]:
         assert process
         files |= reached_files(process) if ROOT / module in files else set()
     names = {path.relative_to(ROOT).as_posix() for path in files if has_code(path)}
-    names |= {resource for module, resource in READ_BY.items() if module in names}
+    names |= {resource for module, resources in READ_BY.items() if module in names for resource in resources}
     return {name for name in names if not name.startswith(PARAMS)}
 
 
@@ -98,7 +103,9 @@ def test_every_reached_file_is_a_dependency_and_nothing_more(name: str) -> None:
 
 
 def test_no_file_that_is_read_beside_the_code_is_forgotten() -> None:
-    allowed = [ROOT / resource for resource in READ_BY.values()]
+    """The demo is no stage: what it reads, no stage depends on."""
+    allowed = [LIBRARY / "demo" / "page.html"]
+    allowed += [ROOT / resource for resources in READ_BY.values() for resource in resources]
     for path in LIBRARY.rglob("*"):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             assert any(path == other or path.is_relative_to(other) for other in allowed), f"{path}: list it in READ_BY"
@@ -123,7 +130,7 @@ def test_every_option_is_a_path_of_the_stage_and_every_path_an_option(name: str)
     options = dict(re.findall(r"--([\w-]+) (\S+)", stage(name)["cmd"]))
     assert options == {option: f"${{path.{option}}}" for option in options}, "an option is named after its path"
     passed = {resolve(path) for path in options.values()}
-    artefacts = {path for path in listed(name, "deps") if not is_code(path)} - {WEIGHTS}
+    artefacts = {path for path in listed(name, "deps") if not is_code(path)} - GIVEN
     beside = {BESIDE[path] for path in passed if path in BESIDE}
     assert passed | beside == artefacts | set(written(name))
 
@@ -132,10 +139,15 @@ def test_weights_are_a_dependency_where_training_starts_from_them() -> None:
     assert [name for name in STAGES if WEIGHTS in listed(name, "deps")] == ["finetune"]
 
 
+def test_what_a_person_watches_is_a_dependency_of_fetch_alone() -> None:
+    assert [name for name in STAGES if WATCH in listed(name, "deps")] == ["fetch"]
+    assert (ROOT / yaml.safe_load((ROOT / "params.yaml").read_text())["watch"]).is_file()
+
+
 def test_every_artefact_is_made_once_and_before_it_is_read() -> None:
     made: list[str] = []
     for name in STAGES:
-        assert {path for path in listed(name, "deps") if not is_code(path)} - {WEIGHTS} <= set(made), name
+        assert {path for path in listed(name, "deps") if not is_code(path)} - GIVEN <= set(made), name
         made += written(name)
     assert sorted(made) == sorted(PATHS.values())
 
@@ -251,7 +263,8 @@ def test_only_metrics_and_plots_stay_out_of_the_cache(name: str) -> None:
 
 def test_plots_name_columns_that_exist() -> None:
     tradeoff = ("res", "latency_ms_estimated", "latency_ms_cpu", "miou", "miou_small", "miou_medium", "miou_large")
-    columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff}
+    sweep = [field.name for field in dataclasses.fields(Point)]  # by `python -m promptseg sweep-plot`, not by a stage
+    columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": sweep}
     for plot in RAW["plots"]:
         (settings,) = plot.values()
         for path, drawn in settings["y"].items():

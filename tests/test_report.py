@@ -1,5 +1,6 @@
 import base64
 import dataclasses
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
@@ -10,8 +11,8 @@ from report_samples import HOSTILE, box, noise, png
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.preprocess import mask_to_canvas
 from promptseg.report.curves import draw_curves
-from promptseg.report.page import Report, flatten, render_report, write_report
-from promptseg.report.pictures import draw_examples
+from promptseg.report.page import Chart, Report, flatten, render_report, write_report
+from promptseg.report.tiles import make_tiles
 from promptseg.scoring import score
 
 LATENCY = {
@@ -34,13 +35,15 @@ def world(count=4):
         samples.append(Sample(str(index), "val", image, 90, 120, HOSTILE, "short", Rle.from_mask(truth)))
         predictions[str(index)] = Rle.from_mask(mask_to_canvas(box(90, 120, 20, 20 + 8 * index, 30)))
     scores = score(samples, pictures, predictions, seed=0)
-    return scores, draw_examples(scores.rows, samples, predictions, lambda _: png(noise()), each=1)
+    return scores, make_tiles(scores.rows, samples, predictions, lambda _: png(noise()), each=1)
 
 
 def report(**changes):
-    scores, examples = world()
-    curve = draw_curves([{"step": 1, "loss": 2.0}], "step", [["loss"]])
-    made = Report("shapes, nano", scores, LATENCY, examples, curve, {"params": {"res": 512}, "commit": HOSTILE})
+    scores, tiles = world()
+    curve = Chart("training", "Training", draw_curves([{"step": 1, "loss": 2.0}], "step", [["loss"]]))
+    fidelity = {"runner": "HTP emulator", "samples": 2, "mask_agreement": 0.97}
+    origin = {"params": {"res": 512}, "note": HOSTILE}
+    made = Report("shapes, nano", scores, LATENCY, fidelity, [curve], tiles, origin)
     return dataclasses.replace(made, **changes)
 
 
@@ -53,7 +56,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.opened.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "srcset", "data")]
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.unclosed.append(tag)
 
     def handle_endtag(self, tag):
@@ -72,9 +75,17 @@ def test_the_page_is_well_formed_and_loads_nothing():
     assert not re.search(r"https?:|@import|url\(", page)
 
 
+def test_the_one_script_is_allowed_by_its_hash_and_no_other():
+    page = render_report(report())
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "default-src 'none'" in page
+
+
 def test_phrases_and_provenance_are_escaped():
     tags = Tags(render_report(report()))
-    assert "script" not in tags.opened
+    assert tags.opened.count("script") == 1
     assert tags.text.count(HOSTILE) == 4  # three captions, one line of provenance
 
 
@@ -95,10 +106,11 @@ def test_the_page_repeats_exactly(tmp_path):
 
 
 def test_the_page_does_without_curve_pictures_and_latency():
-    page = render_report(report(latency={}, examples=[], curve_png=None, provenance={}))
+    page = render_report(report(latency={}, tiles=[], charts=[], fidelity={}, provenance={}))
     assert Tags(page).unclosed == []
     assert "No pictures." in page
     assert 'id="training"' not in page
+    assert "<script" not in page
 
 
 def test_provenance_is_flat():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.preprocess import mask_to_canvas
-from promptseg.report.build import CURVE_PANELS, build_report
+from promptseg.report.build import CURVE_PANELS, Shown, build_report
 from promptseg.report.page import render_report
 from promptseg.scoring import score
 from promptseg.training.run import CURVE_COLUMNS
@@ -35,7 +35,9 @@ def build(curve: Path, each: int = 1, count: int = 5) -> tuple[str, bytes]:
     pictures = [Picture(sample.image, "val", 60, 80, (rle,)) for sample in samples]
     predictions = {f"s{i}": Rle.from_mask(mask_to_canvas(np.roll(truth, 5 * i, axis=1))) for i in range(count)}
     scores = score(samples, pictures, predictions, seed=0)
-    report, sheet = build_report(scores, samples, predictions, read, each, LATENCY, curve, ORIGIN)
+    export = {"ops": "Add 5, Conv 3"}
+    records = {"latency": LATENCY, "export": export, "fidelity": {}, "provenance": ORIGIN}
+    report, sheet = build_report(scores, Shown(samples, predictions, read), records, curve, each, seed=0)
     return render_report(report), sheet
 
 
@@ -52,7 +54,7 @@ def test_the_panels_draw_columns_that_training_writes() -> None:
 
 def test_page_and_sheet_show_what_they_were_given(curve: Path) -> None:
     page, sheet = build(curve)
-    for wanted in ("phrase 0", "3.25 ms", "checkpoint.model", "nano", 'id="training"'):
+    for wanted in ("phrase 0", "3.25 ms", "checkpoint.model", "nano", 'id="training"', 'id="operations"'):
         assert wanted in page
     image = Image.open(io.BytesIO(sheet))
     image.load()

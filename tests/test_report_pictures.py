@@ -9,16 +9,8 @@ from report_samples import HOSTILE, box, noise, png
 
 from promptseg.datasets.records import Rle, Sample
 from promptseg.preprocess import mask_to_canvas
-from promptseg.report.pictures import (
-    PREDICTION_RGB,
-    SHEET_BYTES,
-    Example,
-    draw_examples,
-    encode_jpeg,
-    gallery_sheet,
-    overlay,
-    pick,
-)
+from promptseg.report.overlay import PREDICTION_RGB, encode_jpeg, overlay
+from promptseg.report.pictures import SHEET_BYTES, Example, draw_examples, gallery_sheet, pick
 from promptseg.scoring import SampleScore
 
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from promptseg.params.datasets import DataConfig, LpcvcConfig, ReferConfig, ShapesConfig, SinglePictures, Source
+from promptseg.params.datasets import (
+    DataConfig,
+    FolderConfig,
+    LpcvcConfig,
+    ReferConfig,
+    ShapesConfig,
+    SinglePictures,
+    Source,
+)
 from promptseg.params.sections import (
     AiHubConfig,
     ExportConfig,
@@ -26,6 +34,7 @@ __all__ = [
     "DataConfig",
     "ExportConfig",
     "FinetuneConfig",
+    "FolderConfig",
     "HubConfig",
     "LossWeights",
     "LpcvcConfig",
@@ -52,6 +61,7 @@ class Params:
 
     data: str
     mirror: str | tuple[str, ...] | None
+    watch: str
     model: Literal["nano", "focal_t", "vit_b"]
     res: int
     finetune: FinetuneConfig
@@ -82,7 +92,12 @@ def read_data_config(root: Path, name: str) -> DataConfig:
     if name not in known:
         raise ValueError(f"data: got {name!r}, wanted one of {', '.join(known)} (files of configs/data)")
     content = load_yaml(folder / f"{name}.yaml")
-    kinds: dict[object, type[DataConfig]] = {"shapes": ShapesConfig, "refer": ReferConfig, "lpcvc": LpcvcConfig}
+    kinds: dict[object, type[DataConfig]] = {
+        "shapes": ShapesConfig,
+        "refer": ReferConfig,
+        "lpcvc": LpcvcConfig,
+        "folder": FolderConfig,
+    }
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in kinds:
         raise ValueError(f"configs/data/{name}.yaml: kind: got {kind!r}, wanted one of {', '.join(map(str, kinds))}")

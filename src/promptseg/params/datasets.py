@@ -125,4 +125,26 @@ class LpcvcConfig:
         check("test_share", self.test_share, self.val_share + self.test_share < 1, "a share that leaves some for train")
 
 
-DataConfig = ShapesConfig | ReferConfig | LpcvcConfig
+@dataclass(frozen=True)
+class FolderConfig:
+    """A folder of one's own pictures, and the file in it that says what phrases speak of (docs/own-data.md).
+
+    `path` is absolute, or relative to the project; `annotations` is JSON lines (*.jsonl) or COCO (*.json). Pictures
+    that name no split go to val and test by these shares, the rest to train.
+    """
+
+    kind: Literal["folder"]
+    path: str
+    annotations: str
+    val_share: float
+    test_share: float
+
+    def __post_init__(self) -> None:
+        check("path", self.path, bool(self.path.strip()), "a folder")
+        check("annotations", self.annotations, self.annotations.endswith((".jsonl", ".json")), "a .jsonl or .json file")
+        for key in ("val_share", "test_share"):
+            check(key, getattr(self, key), 0 <= getattr(self, key) < 1, "a share from 0 to below 1")
+        check("test_share", self.test_share, self.val_share + self.test_share < 1, "shares that leave some for train")
+
+
+DataConfig = ShapesConfig | ReferConfig | LpcvcConfig | FolderConfig

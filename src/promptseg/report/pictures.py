@@ -1,30 +1,26 @@
 """Pictures of what the model found: prediction and truth laid over a photograph, and a sheet of the best and worst."""
 
-import io
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 
 from promptseg.datasets.records import Rle, Sample
 from promptseg.preprocess import mask_from_canvas, read_picture
+from promptseg.report.overlay import encode_jpeg, overlay, shrink
 from promptseg.scoring import SampleScore
 
-PREDICTION_RGB = (224, 32, 160)  # magenta: rare in photographs, and told from green and blue by colour-blind readers
-STRIPE_EVERY, STRIPE_COLOURED, STRIPE_WHITE = 8, 2, 1  # in line widths; the rest of each period is the picture
 EXAMPLE_SIDE = 480  # longest edge of an example, px
 EXAMPLE_BYTES = 100_000
 SHEET_BYTES = 290_000
 SHEET_DPI = 110
 CAPTION_COLUMNS, CAPTION_LINES = 30, 3
-JPEG_QUALITIES = (85, 75, 65, 55, 45, 35, 25)
 
 
 @dataclass(frozen=True)
@@ -36,15 +32,16 @@ class Example:
     image: NDArray[np.uint8]
 
 
-def pick(rows: Sequence[SampleScore], each: int) -> dict[str, list[SampleScore]]:
+def pick(rows: Sequence[SampleScore], each: int, taken: frozenset[str] = frozenset()) -> dict[str, list[SampleScore]]:
     """Choose up to `each` best, median and worst phrases by IoU, no two of one picture, ties by sample_id.
 
     The best are taken first, then the worst, then those nearest to the median rank; few pictures fill fewer places.
+    Pictures that are `taken` fill none.
     """
     ranked = sorted(rows, key=lambda row: (-row.iou, row.sample_id))
     middle = len(ranked) // 2
     from_middle = [ranked[index] for index in sorted(range(len(ranked)), key=lambda index: abs(index - middle))]
-    used: set[str] = set()
+    used = set(taken)
     chosen: dict[str, list[SampleScore]] = {"best": [], "median": [], "worst": []}
     for group, candidates in (("best", ranked), ("worst", ranked[::-1]), ("median", from_middle)):
         for row in candidates:
@@ -72,42 +69,9 @@ def draw_examples(
         for row in chosen:
             sample = sample_of[row.sample_id]
             predicted = mask_from_canvas(predictions[row.sample_id].to_mask(), sample.height, sample.width)
-            shown = _shrink(read_picture(read(row.image), row.image), sample.mask.to_mask(), predicted)
+            shown = shrink(read_picture(read(row.image), row.image), sample.mask.to_mask(), predicted, EXAMPLE_SIDE)
             examples.append(Example(group, row, overlay(*shown)))
     return examples
-
-
-def overlay(picture: NDArray[np.uint8], truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Hatch the prediction and outline the truth, keeping the picture's own colours between the lines.
-
-    `picture`: uint8 RGB [h, w, 3]; masks: bool [h, w]. Returns uint8 RGB [h, w, 3]. Stripes rather than a tint: magenta
-    over green is grey, over magenta nothing, and the reader needs the colour that the phrase speaks of. The truth's
-    outline is white within black and lies outside the mask, so that a mask of one pixel stays visible.
-    Raises ValueError on unequal sizes.
-    """
-    if not picture.shape[:2] == truth.shape == prediction.shape:
-        shapes = f"{picture.shape}, {truth.shape} and {prediction.shape}"
-        raise ValueError(f"got a picture, a truth and a prediction of {shapes}, wanted one height and width")
-    drawn = picture.copy()
-    width = max(1, round(max(truth.shape) / 240))
-    down, right = np.indices(truth.shape)
-    phase = (down + right) // width % STRIPE_EVERY
-    drawn[prediction & (phase < STRIPE_COLOURED + STRIPE_WHITE)] = 255
-    drawn[prediction & ((phase < STRIPE_COLOURED) | _grow(~prediction, width))] = PREDICTION_RGB
-    inner = _grow(truth, width) & ~truth
-    drawn[_grow(truth, 2 * width) & ~truth & ~inner] = 0
-    drawn[inner] = 255
-    return drawn
-
-
-def encode_jpeg(image: NDArray[np.uint8], limit_bytes: int) -> bytes:
-    """Encode uint8 RGB [h, w, 3] at the best of JPEG_QUALITIES that stays within `limit_bytes`, or the lowest."""
-    for quality in JPEG_QUALITIES:
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=0)  # chroma in full: stripes are thin
-        if stream.tell() <= limit_bytes:
-            break
-    return stream.getvalue()
 
 
 def gallery_sheet(examples: Sequence[Example]) -> bytes:
@@ -142,21 +106,3 @@ def _caption(phrase: str) -> str:
     lines = textwrap.wrap(phrase, CAPTION_COLUMNS)
     shown = lines[:CAPTION_LINES]
     return "\n".join(shown) + ("…" if len(lines) > CAPTION_LINES else "")
-
-
-def _grow(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """Dilate by a square of 2 * pixels + 1; bool [h, w] in and out."""
-    image = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * pixels + 1))
-    return cast(NDArray[np.bool_], np.asarray(image).astype(bool))
-
-
-def _shrink(
-    picture: NDArray[np.uint8], truth: NDArray[np.bool_], prediction: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Resize a picture (antialiased) and its masks (nearest) so that the longest edge is EXAMPLE_SIDE."""
-    height, width = truth.shape
-    scale = EXAMPLE_SIDE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    masks = (np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in (truth, prediction))
-    small_truth, small_prediction = masks
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)), small_truth, small_prediction

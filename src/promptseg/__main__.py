@@ -1,0 +1,45 @@
+"""promptseg: what a person asks for beside the pipeline. `python -m promptseg <command> --help` tells of each."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+# A command is a module of promptseg.commands with `add_arguments` and `run`; only the one that is called is imported,
+# so that none pays for what another needs.
+COMMANDS = {
+    "predict": "find what phrases speak of in your own pictures",
+    "report": "put into the report what changed since another commit",
+    "grid": "queue an experiment for each combination of values",
+    "recommend": "show the experiments that none beats, and the one to take",
+    "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",
+    "demo": "serve a page on this machine to try phrases on pictures",
+    "check-data": "list what is wrong with a data set of your own",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; return the process's exit status: 1 after a mistake that the message explains."""
+    parser = argparse.ArgumentParser(prog="python -m promptseg", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    called = next((argument for argument in arguments if argument in COMMANDS), None)
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        if name == called:
+            module = importlib.import_module(f"promptseg.commands.{name.replace('-', '_')}")
+            command.description = module.__doc__
+            module.add_arguments(command)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("promptseg").setLevel(logging.INFO)
+    try:
+        status: int = module.run(options)
+    except (ValueError, OSError) as error:
+        logging.error("error: %s", error)
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""recommend: of the experiments that DVC has recorded, those that none beats, and the one to take."""
+
+import argparse
+from collections.abc import Sequence
+
+from promptseg.commands.console import say
+from promptseg.commands.project import ROOT
+from promptseg.experiments.points import Point, best_under, fastest_above, pareto_front
+from promptseg.experiments.records import SOURCES, comparable_points, read_experiments
+
+LATENCIES = dict(zip(("device", "estimated", "cpu"), SOURCES, strict=True))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("--above-miou", type=float, metavar="MIOU", help="the fastest experiment of at least this mIoU")
+    parser.add_argument(
+        "--under-ms", type=float, metavar="MS", help="the best experiment of at most so many milliseconds"
+    )
+    parser.add_argument("--latency", choices=LATENCIES, help="which one; by default a device's, else the estimated one")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table, the front marked, and what was asked for."""
+    rows = read_experiments(ROOT)
+    found = comparable_points(rows, LATENCIES[options.latency] if options.latency else None)
+    say(", ".join(f"{name} {value}" for name, value in found.same.items()))
+    for line in table(found.points):
+        say(line)
+    say("* no other is both faster and better")
+    if found.left_out:
+        say(f"{found.left_out} more were asked other questions, or have no figures (yet)")
+    if options.above_miou is not None:
+        point = fastest_above(found.points, options.above_miou)
+        sure = "its interval lies above, too" if point.miou_low >= options.above_miou else "its interval reaches below"
+        say(f"fastest of mIoU {options.above_miou:g} or more: {_spell(point)}; {sure}")
+        _say_how_to_take(point)
+    if options.under_ms is not None:
+        point = best_under(found.points, options.under_ms)
+        high = point.latency_ms_high
+        sure = "within its bounds, too" if high is not None and high <= options.under_ms else "its bounds reach above"
+        say(f"best of {options.under_ms:g} ms or less: {_spell(point)}; {sure}")
+        _say_how_to_take(point)
+    return 0
+
+
+def table(points: Sequence[Point]) -> list[str]:
+    """Return lines of at most 80 columns, the fastest point first, those of the front marked."""
+    front = pareto_front(points)
+    width = min(24, max(len("experiment"), *(len(point.name) for point in points)))
+    source = points[0].latency_source
+    head = f"  {'experiment':{width}}  res  {'ms (' + source + ')':>14}  mIoU   95 % interval  ms (cpu)"
+    lines = [head]
+    for point in points:
+        cpu = "-" if point.latency_ms_cpu is None else f"{point.latency_ms_cpu:.1f}"
+        interval = f"{point.miou_low:.3f} to {point.miou_high:.3f}"
+        lines.append(
+            f"{'*' if point in front else ' '} {point.name[:width]:{width}} {point.res:4}  {point.latency_ms:14.2f}"
+            f"  {point.miou:.3f}  {interval}  {cpu:>8}"
+        )
+    return lines
+
+
+def _spell(point: Point) -> str:
+    return f"{point.name} (res {point.res}, {point.latency_ms:.2f} ms {point.latency_source}, mIoU {point.miou:.3f})"
+
+
+def _say_how_to_take(point: Point) -> None:
+    say(f"  take it: dvc exp apply {point.name}" if point.can_be_applied else "  it is what you have")

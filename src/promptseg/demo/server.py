@@ -1,0 +1,124 @@
+"""A small page on this machine: drop a picture in, type a phrase, see the mask.
+
+The standard library serves it: one page, one question at a time, one person. A framework for demos would bring fifty
+packages to a pipeline that needs none of them.
+"""
+
+import base64
+import json
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+from promptseg.inference.answer import Answer, Model
+from promptseg.inference.ask import ask
+from promptseg.preprocess import read_picture
+from promptseg.report.overlay import encode_jpeg, overlay, shrink
+from promptseg.tokenizer import ClipTokenizer
+
+HOST = "127.0.0.1"  # this machine only: whoever reaches the page uses the model, and sends it pictures
+PAGE = Path(__file__).parent / "page.html"
+MOST_BYTES = 40_000_000
+SHOWN_SIDE, SHOWN_BYTES = 1024, 400_000
+PICTURE_TYPE = "application/octet-stream"  # other sites may post forms and text here, but not this, unless asked
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+class DemoServer(ThreadingHTTPServer):
+    """Serves the page and answers with one model. `port` 0 takes a free one; `address` says which."""
+
+    daemon_threads = True
+
+    def __init__(self, model: Model, port: int) -> None:
+        super().__init__((HOST, port), _Handler)
+        self.model = model
+        self.tokenizer = ClipTokenizer()
+        self.busy = threading.Lock()  # a model answers one question at a time
+
+    @property
+    def address(self) -> str:
+        """The page's address, for a browser."""
+        return f"http://{HOST}:{self.server_address[1]}/"
+
+    def answer(self, picture: bytes, phrase: str) -> dict[str, Any]:
+        """Return what the page shows of one question. Raises ValueError for no picture, or a phrase without a word."""
+        pixels = read_picture(picture, "the picture")
+        with self.busy:
+            (answer,) = ask(self.model, self.tokenizer, pixels, [phrase])
+        nothing = np.zeros_like(answer.mask)
+        side = min(SHOWN_SIDE, max(answer.mask.shape))
+        drawn = encode_jpeg(overlay(*shrink(pixels, nothing, answer.mask, side)), SHOWN_BYTES)
+        return {"picture": "data:image/jpeg;base64," + base64.b64encode(drawn).decode("ascii"), **_facts(answer, self)}
+
+
+def _facts(answer: Answer, server: DemoServer) -> dict[str, Any]:
+    confidence = None if answer.confidence is None else round(answer.confidence, 2)
+    return {
+        "area_pixels": answer.area_pixels,
+        "area_percent": round(100 * answer.area_share, 1),
+        "box_xyxy": answer.box_xyxy,
+        "confidence": confidence,
+        "why_no_confidence": server.model.why_no_confidence,
+        "milliseconds": round(answer.milliseconds),
+        "model": server.model.name,
+    }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: DemoServer
+
+    def do_GET(self) -> None:
+        if not self._is_meant_for_us():
+            return
+        if urlsplit(self.path).path != "/":
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not here")
+            return
+        self._send(HTTPStatus.OK, "text/html; charset=utf-8", PAGE.read_bytes())
+
+    def do_POST(self) -> None:
+        if not self._is_meant_for_us():
+            return
+        length = self.headers.get("Content-Length", "")
+        if self.headers.get("Content-Type") != PICTURE_TYPE or not length.isdigit() or int(length) > MOST_BYTES:
+            self.close_connection = True
+            self._complain(f"got no picture, or one of more than {MOST_BYTES:,} bytes")
+            return
+        picture = self.rfile.read(int(length))
+        phrase = parse_qs(urlsplit(self.path).query).get("phrase", [""])[0]
+        try:
+            told = self.server.answer(picture, phrase)
+        except ValueError as error:
+            self._complain(str(error))
+            return
+        self._send(HTTPStatus.OK, "application/json", json.dumps(told).encode("utf-8"))
+
+    def _is_meant_for_us(self) -> bool:
+        """Another site's name may be made to lead here; its pages must not reach the model."""
+        name = (self.headers.get("Host") or "").partition(":")[0]
+        if name in (HOST, "localhost"):
+            return True
+        self._send(HTTPStatus.FORBIDDEN, "text/plain", b"ask for 127.0.0.1 or localhost")
+        return False
+
+    def _complain(self, message: str) -> None:
+        self._send(HTTPStatus.BAD_REQUEST, "application/json", json.dumps({"error": message}).encode("utf-8"))
+
+    def _send(self, status: HTTPStatus, content_type: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Stay silent: the page tells what went wrong."""

@@ -1,0 +1,190 @@
+"""Every command in README and docs: parsed by the program that it is for, and run where it is cheap or a story."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+
+from promptseg.__main__ import COMMANDS
+from promptseg.params import Params, read_params
+from promptseg.params.strict import load_yaml
+from tests.imports import ROOT
+from tests.projects import copy_tracked
+from tests.test_chain import git, run_dvc
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Programs of the shell and of others: what they do is not ours to test. A page that needs another one adds it here.
+OTHERS = {"apt-get", "cat", "cd", "cp", "curl", "export", "git", "grep", "head", "ln", "ls", "mkdir", "qai-hub", "tar"}
+TOOLS = {"pip", "pytest", "venv"}  # python -m
+
+
+def commands_of(page: Path) -> list[str]:
+    """Lines of a page's ```sh blocks, joined where they go on, without comments; `a && b` and `a | b` are two."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+    stripped = [re.sub(r"\s+#.*$", "", line).strip() for line in lines if not line.lstrip().startswith("#")]
+    return [
+        part.strip()
+        for line in stripped
+        if line
+        for part in re.split(r"&&|\|(?![^\"]*\"(?:[^\"]*\"[^\"]*\")*[^\"]*$)", line)
+    ]
+
+
+EVERY = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands_of(page)]
+
+
+def overridden(settings: list[str], tmp_path: Path) -> None:
+    """Read params.yaml as it would be with `-S key=value` settings."""
+    content: Any = load_yaml(ROOT / "params.yaml")
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        file, colon, own = key.partition(":")
+        if colon:  # a key of another file that DVC tracks the params of
+            assert own.partition(".")[0] in load_yaml(ROOT / file), f"{setting}: no such key of {file}"
+            continue
+        *sections, last = key.lstrip("+~").split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        assert last in place, f"{key}: no such key of params.yaml"
+        choices = value.split(",") if not value.startswith("[") else [value]
+        place[last] = yaml.safe_load(choices[0]) if "..." not in value else place[last]
+        if last == "learning_rate":
+            place[last] = float(choices[0])
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    read_params(tmp_path)
+
+
+def parse_ours(arguments: list[str]) -> None:
+    """Parse a command line of `python -m promptseg`, without running it."""
+    import argparse
+
+    name, *rest = arguments
+    if name in ("--help", "-h"):
+        return
+    assert name in COMMANDS, f"no command {name!r}"
+    module = importlib.import_module(f"promptseg.commands.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser(exit_on_error=True)
+    module.add_arguments(parser)
+    parser.parse_args(rest)
+
+
+def parse_dvc(arguments: list[str], tmp_path: Path) -> None:
+    """Let DVC's own parser take a command line, and our params reader its settings."""
+    from dvc.cli import parse_args
+
+    parse_args(arguments)
+    overridden([arguments[at + 1] for at, each in enumerate(arguments) if each in ("-S", "--set-param")], tmp_path)
+
+
+def test_pages_have_commands() -> None:
+    """Otherwise the tests below could not fail."""
+    assert len(EVERY) > 40
+    assert {page for page, _ in EVERY} >= {"README.md", "docs/compare.md", "docs/own-data.md"}
+
+
+@pytest.mark.parametrize(("page", "command"), EVERY, ids=[f"{page}: {command}" for page, command in EVERY])
+def test_a_command_is_one_that_its_program_takes(page: str, command: str, tmp_path: Path) -> None:
+    program, *arguments = shlex.split(command)
+    while "=" in program and arguments:  # VARIABLE=value before a command
+        program, *arguments = arguments
+    if program == "dvc":
+        parse_dvc(arguments, tmp_path)
+    elif program in ("python", "python3") and arguments[:2] == ["-m", "promptseg"]:
+        parse_ours(arguments[2:])
+    elif program in ("python", "python3") and arguments[0] == "-m":
+        known = arguments[1] in TOOLS or (ROOT / f"{arguments[1].replace('.', '/')}.py").is_file()
+        assert known, f"{page}: python -m {arguments[1]}: neither a tool nor a module of this project"
+        named = [argument for argument in arguments[2:] if argument.startswith(("tests/", "requirements"))]
+        assert all((ROOT / name).exists() for name in named), named
+    elif program in ("python", "python3"):
+        assert arguments[0] in ("-", "-c", "--version") or (ROOT / arguments[0]).is_file(), arguments[0]
+    else:
+        assert program in OTHERS, f"{page}: {program}: no program that this test knows"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself_and_is_in_the_docs(name: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "promptseg", name, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}: " in " ".join(done.stdout.split())
+    assert any(f"python -m promptseg {name}" in command for _, command in EVERY), f"{name}: no page shows it"
+
+
+def test_metrics_that_the_docs_name_exist() -> None:
+    """A metric that is renamed must be renamed in the docs."""
+    names = {name for file in (ROOT / "metrics").glob("*.json") for name in names_of(load_yaml(file))}
+    told = re.findall(r"^\| `([\w.]+)`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(told) > 10
+    assert set(told) <= names
+
+
+def names_of(content: Any, prefix: str = "") -> set[str]:
+    nested = [names_of(value, f"{prefix}{key}.") for key, value in content.items() if isinstance(value, dict)]
+    return {prefix + key for key in content}.union(*nested)
+
+
+def test_params_that_the_docs_name_exist() -> None:
+    sections = get_type_hints(Params)
+    for page in PAGES:
+        for section, key in re.findall(r"`(finetune|hub|export|score)\.(\w+)[:`]", page.read_text(encoding="utf-8")):
+            assert key in get_type_hints(sections[section]), f"{page.name}: {section}.{key}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone, as git has it."""
+    copied = copy_tracked(tmp_path_factory.mktemp("docs") / "project")
+    git(copied, "init", "-q")
+    git(copied, "add", "--all")
+    git(copied, "commit", "--message", "clone")
+    return copied
+
+
+def run_page(project: Path, page: str) -> str:
+    """Run a page's commands in order; return all that they say."""
+    said = ""
+    for command in commands_of(ROOT / page):
+        program, *arguments = shlex.split(command)
+        if program == "dvc":
+            done = run_dvc(project, *arguments)
+        else:
+            line = [sys.executable if program == "python" else program, *arguments]
+            done = subprocess.run(line, cwd=project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        said += done.stdout
+    return said
+
+
+@pytest.mark.slow
+def test_the_own_data_example_works_and_dvc_notices_what_changes(project: Path) -> None:
+    said = run_page(project, "docs/own-data.md")
+    assert "train: 4 phrases on 2 pictures" in said
+    assert "no mistakes" in said
+    assert "Running stage 'fetch'" in said
+    samples = (project / "data/samples.jsonl").read_text()
+    assert samples.count("\n") == 8
+    assert "up to date" in run_dvc(project, "status", "fetch").stdout
+    with (project / "mine" / "phrases.jsonl").open("a") as stream:
+        stream.write('{"image": "a.png", "phrase": "red thing", "mask": [[10, 10, 30, 10, 30, 30, 10, 30]]}\n')
+    assert "mine" in run_dvc(project, "status", "fetch").stdout
+    assert run_dvc(project, "repro", "fetch").returncode == 0
+    assert (project / "data/samples.jsonl").read_text().count("\n") == 9
+    with (project / "mine" / "phrases.jsonl").open("a") as stream:
+        stream.write("{\n")
+    done = run_dvc(project, "repro", "fetch")
+    assert done.returncode != 0
+    assert "phrases.jsonl:10: got text that is not JSON" in done.stderr

@@ -1,0 +1,142 @@
+"""`python -m promptseg predict`: from a picture and phrases to files and lines."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import write_bright_graph
+from PIL import Image
+
+from promptseg.__main__ import COMMANDS, main
+from tests.imports import ROOT
+from tests.projects import copy_parts
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bright_graph(tmp_path_factory.mktemp("graph") / "model.onnx")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "half.png"
+    pixels = np.zeros((60, 120, 3), np.uint8)
+    pixels[:, 60:] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def predict(*arguments: str | Path) -> int:
+    return main(["predict", *map(str, arguments)])
+
+
+def test_each_phrase_gets_a_line_and_an_overlay(
+    graph: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(picture, "The red cup!", "红色的圆", "--model", graph, "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert f"model: {graph}" in told
+    assert '"The red cup!": 3,600 px (50.0 %), box 60,0 to 120,60 px, ' in told
+    assert "no confidence: an ONNX file hands out the mask alone" in told
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["half.png-1-the-red-cup.png", "half.png-2-红色的圆.png"]
+    drawn = np.asarray(Image.open(tmp_path / "out" / written[0]))
+    assert drawn.shape == (60, 120, 3)
+    assert (drawn[:, :59] == 0).all()
+    assert len(np.unique(drawn[:, 60:].reshape(-1, 3), axis=0)) > 1
+
+
+def test_the_mask_is_written_where_it_is_asked_for(graph: Path, picture: Path, tmp_path: Path) -> None:
+    predict(picture, "cup", "--model", graph, "--out", tmp_path / "out", "--mask")
+    mask = np.asarray(Image.open(tmp_path / "out" / "half.png-1-cup.mask.png"))
+    assert mask.dtype == np.uint8
+    assert (mask[:, 60:] == 255).all()
+    assert (mask[:, :60] == 0).all()
+
+
+def test_a_large_picture_has_a_smaller_overlay_and_a_whole_mask(graph: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (3200, 800), "white").save(tmp_path / "large.png")
+    predict(tmp_path / "large.png", "cup", "--model", graph, "--out", tmp_path / "out", "--mask")
+    assert Image.open(tmp_path / "out" / "large.png-1-cup.png").size == (1600, 400)
+    assert Image.open(tmp_path / "out" / "large.png-1-cup.mask.png").size == (3200, 800)
+
+
+def test_a_folder_is_answered_whole_and_a_damaged_picture_is_told(
+    graph: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "damaged.jpg").write_bytes(b"not a picture")
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert predict(tmp_path, "cup", "--model", graph, "--out", tmp_path / "out") == 1
+    told = capsys.readouterr().out
+    assert f"error: {tmp_path / 'damaged.jpg'}: got bytes that are no known picture format" in told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{picture.name}-1-cup.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.jpg", "cup"], "none.jpg: no such picture or folder"),
+        (["src", "cup"], "src: got a folder without pictures"),
+        (["LICENSE", "cup"], "got bytes that are no known picture format"),
+        (["LICENSE", "cup", "--model", "none.onnx"], "none.onnx: got no such file"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    arguments: list[str],
+    message: str,
+    graph: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    model = [] if "--model" in arguments else ["--model", graph]
+    assert predict(*arguments, *model) == 1
+    assert message in caplog.text
+
+
+def run_in(folder: Path, *arguments: str, pythonpath: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
+    if pythonpath:
+        environment["PYTHONPATH"] = pythonpath
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_fresh_clone_needs_no_installation_and_lists_its_commands() -> None:
+    done = run_in(ROOT, "-m", "promptseg", "--help")
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_tree_beside_the_command_wins_over_any_other(tmp_path: Path) -> None:
+    """An installed package, or a path in the environment, must not answer for another copy of the project."""
+    other = tmp_path / "other" / "promptseg"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    (other / "__main__.py").write_text("raise SystemExit('the wrong tree')")
+    copy = copy_parts(tmp_path / "copy")
+    (copy / "promptseg.py").write_text((ROOT / "promptseg.py").read_text())
+    (copy / "src" / "promptseg" / "__main__.py").write_text("import promptseg.params as own; print(own.__file__)")
+    done = run_in(copy, "-m", "promptseg", pythonpath=str(tmp_path / "other"))
+    assert done.stdout.strip() == str(copy / "src" / "promptseg" / "params" / "__init__.py"), done.stderr
+
+
+def test_importing_from_the_root_finds_the_package() -> None:
+    """promptseg.py lies where Python looks first: it must not hide the package from `-m promptseg.x.y`."""
+    done = run_in(ROOT, "-c", "import promptseg.metrics; print(promptseg.metrics.__file__)")
+    assert done.stdout.strip() == str(ROOT / "src" / "promptseg" / "metrics.py"), done.stderr
+
+
+@pytest.mark.slow
+def test_with_onnx_torch_is_never_imported(graph: Path, picture: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from promptseg.__main__ import main\n"
+        f"status = main(['predict', {str(picture)!r}, 'cup', '--model', {str(graph)!r}, '--out', {str(tmp_path)!r}])\n"
+        "print(status, sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = run_in(ROOT, "-c", code, pythonpath=str(ROOT / "src"))
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
