@@ -13,7 +13,8 @@ from tests.imports import LIBRARY, ROOT, imported_modules, library_files, stage_
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_STAGE = 250, 40, 30
 LONGER_FUNCTIONS = {"finetune": 60}  # the training loop is one visible page
 STANDARD = sys.stdlib_module_names
-PARAMS = LIBRARY / "params"
+PARAMS, COMMANDS = LIBRARY / "params", LIBRARY / "commands"
+PRINTS = COMMANDS / "console.py"  # a command's purpose is to tell; all of them tell it through here
 
 files = pytest.mark.parametrize("path", library_files(), ids=lambda path: str(path.relative_to(LIBRARY)))
 
@@ -60,8 +61,8 @@ def test_stages_know_only_their_own_package_and_no_other_stage() -> None:
 
 @files
 def test_only_what_a_stage_hands_over_is_known_of_params(path: Path) -> None:
-    """A library function takes a section or plain keywords; reading the file is for stages."""
-    if path.parent != PARAMS:
+    """A library function takes a section or plain keywords; reading the file is for stages and commands."""
+    if path.parent not in (PARAMS, COMMANDS):
         assert not modules(path) & {"params.Params", "params.read_params", "params.read_data_config"}
 
 
@@ -148,7 +149,20 @@ def test_nothing_that_is_read_can_run_code(path: Path) -> None:
 
 @files
 def test_the_library_prints_nothing(path: Path) -> None:
-    assert "print" not in {name for name, _ in calls(syntax(path))}
+    assert ("print" in {name for name, _ in calls(syntax(path))}) == (path == PRINTS)
+
+
+@files
+def test_commands_are_called_by_people_alone(path: Path) -> None:
+    """Nothing but the command line knows a command, and only commands tell: libraries hand values back."""
+    if path.parent != COMMANDS:
+        assert not {name for name in modules(path) if name.partition(".")[0] in ("commands", "__main__")}
+    assert "sys.stdout" not in {ast.unparse(node) for node in ast.walk(syntax(path)) if isinstance(node, ast.Attribute)}
+
+
+def test_stages_know_no_command() -> None:
+    for path in (ROOT / "stages").glob("*.py"):
+        assert not {name for name in modules(path) if name.partition(".")[0] == "commands"}, path
 
 
 @files
