@@ -3,7 +3,7 @@
 import argparse
 import subprocess
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import hypothesis
 import pytest
@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptseg.commands import settings
-from promptseg.params import Params, read_data_config, read_params
+from promptseg.params import read_data_config, read_params
 from promptseg.params.recipes import read_recipe
 from promptseg.params.strict import load_yaml
 from tests.imports import ROOT
 from tests.projects import copy_parts
 
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
-MODELS = get_args(get_type_hints(Params)["model"])
 
 
 def written(folder: Path, text: str) -> Path:
@@ -101,10 +100,6 @@ def test_a_shipped_recipe_becomes_what_it_says(
     """Through the command line, a shell and DVC's own override, into files that stages read."""
     said = load_yaml(recipe)
     assert isinstance(said, dict)
-    if said.get("model", "nano") not in MODELS:
-        with pytest.raises(ValueError, match=f"{recipe.name}: model: got "):
-            read_recipe(ROOT, recipe)
-        pytest.skip(f"model {said['model']} is not among {MODELS}")
     parser = argparse.ArgumentParser()
     settings.add_arguments(parser)
     assert settings.run(parser.parse_args([str(recipe)])) == 0
@@ -133,10 +128,13 @@ def expected_params(said: dict[str, Any]) -> Any:
     return content
 
 
-def test_a_refused_recipe_stops_dvc_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_recipe_stops_dvc_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With nothing in its place, DVC would run what params.yaml says."""
-    from dvc.cli import DvcParserError, parse_args
+    from dvc.cli import DvcParserError, parse_args, parser
 
+    monkeypatch.setattr(parser.logger, "error", lambda *_: None)  # writes to a stream that another test had captured
     with pytest.raises(ValueError, match=r"finetune.stepz: unknown key"):
         settings.run(argparse.Namespace(recipe=written(tmp_path, "finetune.stepz: 3")))
     words = split_by_a_shell(capsys.readouterr().out)
