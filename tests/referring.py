@@ -1,10 +1,20 @@
 """Small pictures and tables in COCO's and REFER's layout, for tests of the readers."""
 
 import io
+import json
+import pickle
+import zipfile
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
+
+from promptseg.datasets.refcoco import build_refcoco
+from promptseg.datasets.sources import Mirror
+from promptseg.files import sha256_of
+from promptseg.params import ReferConfig, SinglePictures, Source
 
 HEIGHT, WIDTH = 20, 30
 TARGET, OTHER = [2, 4, 10, 4, 10, 12, 2, 12], [20, 4, 28, 4, 28, 18, 20, 18]
@@ -51,3 +61,57 @@ def tables() -> Tables:
             for n, split in splits.items()
         ],
     }
+
+
+def of_archives(images: Source, refs: Source, annotations: Source) -> ReferConfig:
+    """A configuration of the tables above, all of them, without class names."""
+    single = SinglePictures("single", "http://127.0.0.1:9/single", 4)
+    return ReferConfig(
+        "refer",
+        "archive",
+        images,
+        single,
+        refs,
+        "refcocog",
+        "umd",
+        ("test",),
+        None,
+        None,
+        None,
+        "none",
+        None,
+        annotations,
+    )
+
+
+def source_of(path: Path) -> Source:
+    """An archive of a mirror as a source, with its sums."""
+    return Source(path.name, "http://127.0.0.1:9/" + path.name, path.stat().st_size, sha256_of(path))
+
+
+def build_tables(
+    below: Path, content: Tables, refs_pickle: bytes | None = None, mirrors: Mirror = None, **changes: Any
+) -> Path:
+    """Write tables as archives below a folder, build from them, return where `images`, `samples` and `pictures` are.
+
+    `coco` of the tables, where there is one, becomes COCO's own file of instances.
+    """
+    name, split_by = changes.get("folder", "refcocog"), changes.pop("stored_as", "umd")
+    mirror, out = below / "mirror", below / "out"
+    mirror.mkdir(exist_ok=True)
+    out.mkdir(exist_ok=True)
+    instances = {key: content[key] for key in ("images", "annotations", "categories") if key in content}
+    refs = {
+        f"{name}/refs({split_by}).p": refs_pickle or pickle.dumps(content["refs"], protocol=2),
+        f"{name}/instances.json": json.dumps(instances).encode(),
+    }
+    coco = {"annotations/instances_train2014.json": json.dumps(content.get("coco", {})).encode()}
+    members = {"images.zip": content["files"], "refs.zip": refs, "annotations.zip": coco}
+    for path, files in members.items():
+        with zipfile.ZipFile(mirror / path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, data in files.items():
+                archive.writestr(zipfile.ZipInfo(member), data)
+    config = replace(of_archives(*(source_of(mirror / path) for path in members)), **changes)
+    places = (str(mirror), *(mirrors or ()))
+    build_refcoco(config, places, below / "cache", out / "images", out / "samples", out / "pictures")
+    return out

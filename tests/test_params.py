@@ -268,6 +268,9 @@ def _data_config(name: str) -> dict[str, Any]:
         ("refcocog", "refs.sha256", "abc", "refs.sha256: got 'abc', wanted 64 lower-case"),
         ("refcocog", "refs.sha256", ABSENT, "refs.sha256: missing; wanted text or null"),
         ("refcocog", "train_refs", 0, "train_refs: got 0, wanted null (all) or at least 1"),
+        ("refcocog", "class_prompts", True, "class_prompts: got True, wanted one of none, refer, coco"),
+        ("refcocog", "class_prompts", ABSENT, "class_prompts: missing; wanted one of none, refer, coco"),
+        ("refcocog", "class_pictures", 0, "class_pictures: got 0, wanted null (all) or at least 1"),
         ("refcocog", "split_by", "gogle", "split_by: got 'gogle', wanted one of umd, unc, google"),
     ],
 )

@@ -41,6 +41,22 @@ def test_runs_go_down_the_columns() -> None:
     assert Rle.from_mask(np.array([[0, 1], [0, 1]], bool)).counts == "22"  # 2 outside, 2 inside
 
 
+@given(
+    array_shapes(min_dims=2, max_dims=2, max_side=20).flatmap(
+        lambda shape: st.lists(arrays(bool, shape), min_size=1, max_size=4)
+    )
+)
+def test_united_masks_are_their_or(several: list[np.ndarray]) -> None:
+    united = Rle.united([Rle.from_mask(mask) for mask in several])
+    assert united == Rle.from_mask(np.logical_or.reduce(several))
+
+
+@pytest.mark.parametrize("several", [[], [Rle(1, 2, "2"), Rle(2, 1, "2")]])
+def test_masks_of_no_or_of_several_sizes_are_not_united(several: list[Rle]) -> None:
+    with pytest.raises(ValueError, match="wanted one size"):
+        Rle.united(several)
+
+
 @given(st.lists(samples, max_size=3))
 def test_samples_there_and_back(tmp_path_factory: pytest.TempPathFactory, written: list[Sample]) -> None:
     path = tmp_path_factory.mktemp("records") / "samples.jsonl"

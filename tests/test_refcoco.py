@@ -1,11 +1,10 @@
 """RefCOCOg from archives in their real layout, small: what is written, and each way in which they can be wrong."""
 
 import io
-import json
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +17,17 @@ from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import read_pictures, read_samples
 from promptseg.datasets.refcoco import build_refcoco
 from promptseg.datasets.repack import phrase_kind
-from promptseg.datasets.sources import Mirror
 from promptseg.files import sha256_of
-from promptseg.params import ReferConfig, SinglePictures, Source
 from promptseg.preprocess import read_picture
 from promptseg.transfer import patience
 from tests.fault_server import Fault, Files, serving
-from tests.referring import HEIGHT, WIDTH, Tables, jpeg, tables
-
-
-def of_archives(images: Source, refs: Source) -> ReferConfig:
-    single = SinglePictures("single", "http://127.0.0.1:9/single", 4)
-    return ReferConfig("refer", "archive", images, single, refs, "refcocog", "umd", ("test",), None, None, None)
+from tests.referring import HEIGHT, WIDTH, Tables, build_tables, jpeg, of_archives, source_of, tables
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[..., Path]:
     """Write tables as archives, build from them, return the folder with `images`, `samples` and `pictures`."""
-
-    def run(content: Tables, refs_pickle: bytes | None = None, mirrors: Mirror = None, **changes: Any) -> Path:
-        folder, split_by = changes.get("folder", "refcocog"), changes.pop("stored_as", "umd")
-        mirror, out = tmp_path / "mirror", tmp_path / "out"
-        out.mkdir(exist_ok=True)
-        instances = {"images": content["images"], "annotations": content["annotations"]}
-        refs = {
-            f"{folder}/refs({split_by}).p": refs_pickle or pickle.dumps(content["refs"], protocol=2),
-            f"{folder}/instances.json": json.dumps(instances).encode(),
-        }
-        sources = {}
-        for path, members in (("images.zip", content["files"]), ("refs.zip", refs)):
-            mirror.mkdir(exist_ok=True)
-            with zipfile.ZipFile(mirror / path, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, data in members.items():
-                    archive.writestr(zipfile.ZipInfo(name), data)
-            size = (mirror / path).stat().st_size
-            sources[path] = Source(path, "http://127.0.0.1:9/" + path, size, sha256_of(mirror / path))
-        config = replace(of_archives(sources["images.zip"], sources["refs.zip"]), **changes)
-        places = (str(mirror), *(mirrors or ()))
-        build_refcoco(config, places, tmp_path / "cache", out / "images", out / "samples", out / "pictures")
-        return out
-
-    return run
+    return partial(build_tables, tmp_path)
 
 
 def test_what_is_written(build: Callable[..., Path]) -> None:
@@ -211,20 +180,16 @@ def test_a_picture_damaged_behind_its_head_leaves_nothing(build: Callable[..., P
         last = opened.infolist()[-1]
     data[last.header_offset + last.compress_size - 1000] ^= 0xFF
     archive.write_bytes(data)
-    images = Source("images.zip", "http://127.0.0.1:9/x", len(data), sha256_of(archive))
+    images = source_of(archive)
     before = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")}
     with pytest.raises(ValueError, match=r"COCO_train2014_000000000003.jpg' is damaged"):
         build_refcoco(
-            of_archives(images, of_refs(archive.with_name("refs.zip"))),
+            of_archives(images, source_of(archive.with_name("refs.zip")), images),
             str(archive.parent),
             tmp_path / "cache",
             *(tmp_path / "out" / name for name in ("images", "samples", "pictures")),
         )
     assert {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")} == before
-
-
-def of_refs(path: Path) -> Source:
-    return Source(path.name, "http://127.0.0.1:9/x", path.stat().st_size, sha256_of(path))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""COCO's tables of pictures and annotations, read from JSON and checked."""
+"""COCO's tables of pictures, annotations and classes, read from JSON and checked."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -20,16 +21,37 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoAnnotation:
-    """One object, or crowd, of a picture; `segmentation` as `coco_segmentation` reads it; CVAT's `attributes`."""
+    """One object, or crowd, of a picture; `segmentation` as `coco_segmentation` reads it; CVAT's `attributes`.
+
+    `class_id` is None where the table says nothing of classes.
+    """
 
     annotation_id: int
     image_id: int
     segmentation: Any
+    class_id: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_instances(content: bytes, origin: str) -> tuple[dict[int, CocoImage], dict[int, CocoAnnotation]]:
-    """Read pictures and annotations, by their ids. Raises ValueError, with `origin`, when they are malformed."""
+@dataclass(frozen=True)
+class CocoTables:
+    """What one file of instances holds, each by its id; `class_names` is empty where it names no classes."""
+
+    images: dict[int, CocoImage]
+    annotations: dict[int, CocoAnnotation]
+    class_names: dict[int, str]
+
+    @cached_property
+    def annotations_of(self) -> dict[int, list[CocoAnnotation]]:
+        """Annotations by picture, in the file's order; a picture without any is missing."""
+        grouped: dict[int, list[CocoAnnotation]] = {}
+        for annotation in self.annotations.values():
+            grouped.setdefault(annotation.image_id, []).append(annotation)
+        return grouped
+
+
+def parse_instances(content: bytes, origin: str) -> CocoTables:
+    """Read the tables of a file of instances. Raises ValueError, with `origin`, when they are malformed."""
     try:
         tables = json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -37,7 +59,12 @@ def parse_instances(content: bytes, origin: str) -> tuple[dict[int, CocoImage], 
     tables = tables if isinstance(tables, dict) else {}
     images = parse_records(f"{origin}: image", tables.get("images"), _image)
     annotations = parse_records(f"{origin}: annotation", tables.get("annotations"), _annotation)
-    return {image.image_id: image for image in images}, {entry.annotation_id: entry for entry in annotations}
+    classes = parse_records(f"{origin}: category", tables.get("categories", []), _class)
+    return CocoTables(
+        {image.image_id: image for image in images},
+        {entry.annotation_id: entry for entry in annotations},
+        dict(classes),
+    )
 
 
 def parse_records(origin: str, records: Any, parse: Callable[[Any], _T]) -> list[_T]:
@@ -65,4 +92,18 @@ def _annotation(record: Any) -> CocoAnnotation:
     attributes = record.get("attributes", {})
     if not isinstance(attributes, dict):
         raise TypeError(f"got the attributes {attributes!r}, wanted a mapping")
-    return CocoAnnotation(int(record["id"]), int(record["image_id"]), record["segmentation"], attributes)
+    class_id = record.get("category_id")
+    return CocoAnnotation(
+        int(record["id"]),
+        int(record["image_id"]),
+        record["segmentation"],
+        None if class_id is None else int(class_id),
+        attributes,
+    )
+
+
+def _class(record: Any) -> tuple[int, str]:
+    name = record["name"]
+    if not isinstance(name, str) or not name.strip():
+        raise TypeError(f"got the name {name!r}, wanted a word")
+    return int(record["id"]), name.strip()

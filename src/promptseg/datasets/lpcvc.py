@@ -7,14 +7,13 @@ Pictures are sorted into train, val and test by a hash of their names, so that a
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from promptseg.datasets.archives import open_archive
-from promptseg.datasets.coco_instances import CocoAnnotation, CocoImage, parse_instances
+from promptseg.datasets.coco_instances import CocoAnnotation, CocoTables, parse_instances
 from promptseg.datasets.picture_stores import ArchiveStore, FolderStore, PictureStore
 from promptseg.datasets.records import SPLITS, Split
 from promptseg.datasets.repack import Annotated, Phrases, repack
@@ -34,8 +33,7 @@ def build_lpcvc(config: LpcvcConfig, mirror: Mirror, cache: Path, images: Path, 
     with _store(config, mirror, cache) as store:
         root = _root(store)
         origin = f"{store.where}: {root}{ANNOTATIONS}"
-        coco_images, annotations = parse_instances(store.read(root + ANNOTATIONS), origin)
-        annotated = _annotated(config, coco_images, annotations, store, root)
+        annotated = _annotated(config, parse_instances(store.read(root + ANNOTATIONS), origin), store, root)
         _check_splits(annotated, origin)
         repack(annotated, store, images, samples, pictures)
 
@@ -69,33 +67,26 @@ def _root(store: PictureStore) -> str:
     return roots[0]
 
 
-def _annotated(
-    config: LpcvcConfig,
-    images: dict[int, CocoImage],
-    annotations: dict[int, CocoAnnotation],
-    store: PictureStore,
-    root: str,
-) -> list[Annotated]:
+def _annotated(config: LpcvcConfig, tables: CocoTables, store: PictureStore, root: str) -> list[Annotated]:
     """Return the pictures that have a phrase, by split and name."""
-    annotations_of: dict[int, list[CocoAnnotation]] = defaultdict(list)
-    for annotation in annotations.values():
-        if annotation.image_id not in images:
+    for annotation in tables.annotations.values():
+        if annotation.image_id not in tables.images:
             raise ValueError(f"annotation {annotation.annotation_id}: its picture {annotation.image_id} is not listed")
-        annotations_of[annotation.image_id].append(annotation)
     annotated = []
-    for image in images.values():
+    for image in tables.images.values():
         file_name = f"{root}{PICTURES}{image.file_name}"
-        phrases = [said for one in annotations_of[image.image_id] if (said := _phrases(one, config)).worded]
+        annotations = tables.annotations_of.get(image.image_id, [])
+        phrases = [said for one in annotations if (said := _phrases(one, config)).worded]
         if phrases and file_name not in store.names:
             raise ValueError(f"{store.where}: got no {file_name}, which {ANNOTATIONS} names; export it with pictures")
         if phrases:
             split = split_of(image.file_name, config.val_share, config.test_share)
-            annotated.append(Annotated(split, image, file_name, annotations_of[image.image_id], phrases))
+            annotated.append(Annotated(split, image, file_name, annotations, phrases))
     if not annotated:
-        seen = sorted({name for one in annotations.values() for name in one.attributes})
+        seen = sorted({name for one in tables.annotations.values() for name in one.attributes})
         raise ValueError(
-            f"{store.where}: got no phrase in {len(annotations)} annotations, whose attributes are {seen}; wanted text "
-            "in some; name them in `phrase_attributes`"
+            f"{store.where}: got no phrase in {len(tables.annotations)} annotations, whose attributes are {seen}; "
+            "wanted text in some; name them in `phrase_attributes`"
         )
     return sorted(annotated, key=lambda one: (SPLITS.index(one.split), one.file_name))
 
@@ -116,7 +107,7 @@ def _phrases(annotation: CocoAnnotation, config: LpcvcConfig) -> Phrases:
         for name in chosen
         for number, phrase in enumerate(_texts(annotation.attributes.get(name)))
     )
-    return Phrases(f"annotation {annotation.annotation_id}", annotation.annotation_id, worded)
+    return Phrases(f"annotation {annotation.annotation_id}", (annotation.annotation_id,), worded)
 
 
 def _texts(value: Any) -> list[str]:

@@ -1,7 +1,7 @@
 """What every data set is turned into: pictures with their objects, and samples (one picture, one phrase, one mask)."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -35,6 +35,14 @@ class Rle:
         """Encode a bool array [height, width]."""
         encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         return cls(mask.shape[0], mask.shape[1], encoded["counts"].decode("ascii"))
+
+    @classmethod
+    def united(cls, masks: Sequence["Rle"]) -> "Rle":
+        """Return what lies in any of `masks`, at least one and all of one size, without decoding."""
+        if len({(mask.height, mask.width) for mask in masks}) != 1:
+            raise ValueError(f"got masks of the sizes {[(mask.height, mask.width) for mask in masks]}, wanted one size")
+        united = coco_mask.merge([mask.to_coco() for mask in masks])
+        return cls(masks[0].height, masks[0].width, united["counts"].decode("ascii"))
 
     def to_coco(self) -> dict[str, Any]:
         """Return the dictionary that pycocotools understands."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from promptseg.datasets.archives import open_archive
-from promptseg.datasets.coco_instances import CocoAnnotation, CocoImage
+from promptseg.datasets.archives import open_archive, read_member
+from promptseg.datasets.class_prompts import class_prompts
+from promptseg.datasets.coco_instances import CocoTables, parse_instances
 from promptseg.datasets.picture_stores import ArchiveStore, FolderStore, PictureStore
 from promptseg.datasets.records import SPLITS, Split
 from promptseg.datasets.refer import Ref, read_instances, read_refs
@@ -17,6 +18,7 @@ from promptseg.datasets.sources import Mirror, obtain_all
 from promptseg.params import ReferConfig
 
 FOLDER = "train2014"  # in COCO's archive
+COCO_TABLES = "annotations/instances_train2014.json"  # in COCO's archive of annotations
 
 _log = logging.getLogger(__name__)
 _Chosen = list[tuple[Split, Ref]]
@@ -27,29 +29,52 @@ def build_refcoco(
 ) -> None:
     """Write the folder of archives `images`, and the records `samples` (one a phrase) and `pictures`; all or none.
 
-    Only pictures that refs need are kept, or even fetched. Raises ValueError when archives, pictures or annotations are
-    wrong, OSError on a full disk.
+    Only pictures that refs or class names need are kept, or even fetched. Raises ValueError when archives, pictures or
+    annotations are wrong, OSError on a full disk.
     """
-    sources = [config.refs, config.images] if config.pictures == "archive" else [config.refs]
-    refs_path, *images_path = obtain_all(sources, mirror, cache)
-    with open_archive(refs_path) as archive:
-        refs = _chosen(read_refs(archive, config.folder, config.split_by), config)
-        coco_images, annotations = read_instances(archive, config.folder)
-    annotated = list(_annotated(refs, coco_images, annotations))
-    with _store(config, annotated, images_path, mirror, cache) as store:
+    wanted = {"refs": config.refs}
+    if config.pictures == "archive":
+        wanted["images"] = config.images
+    if config.class_prompts == "coco":
+        wanted["annotations"] = config.annotations
+    paths = dict(zip(wanted, obtain_all(list(wanted.values()), mirror, cache), strict=True))
+    annotated = _read(config, paths["refs"], paths.get("annotations"))
+    with _store(config, annotated, paths.get("images"), mirror, cache) as store:
         _check_presence(annotated, store)
         repack(annotated, store, images, samples, pictures)
 
 
+def _read(config: ReferConfig, refs_path: Path, coco_path: Path | None) -> list[Annotated]:
+    """Return the pictures to keep: those of the refs, and behind those of train the ones that class names prompt.
+
+    No picture is both: where any ref of any split speaks of one, class names do not, chosen or not.
+    """
+    with open_archive(refs_path) as archive:
+        refs = read_refs(archive, config.folder, config.split_by)
+        tables = read_instances(archive, config.folder)
+    annotated = list(_annotated(_chosen(refs, config), tables))
+    if config.class_prompts == "none":
+        return annotated
+    origin = f"{refs_path.name}: instances.json"
+    if coco_path is not None:
+        origin = f"{coco_path.name}: {COCO_TABLES}"
+        with open_archive(coco_path) as archive:
+            tables = parse_instances(read_member(archive, COCO_TABLES), origin)
+    described = {ref.image_id for ref in refs}
+    prompted = class_prompts(tables, described, config.class_pictures, origin)
+    _log.info("%d pictures without a ref are trained on by their classes' names", len(prompted))
+    return sorted([*annotated, *prompted], key=lambda one: SPLITS.index(one.split))  # stable: refs stay in front
+
+
 @contextmanager
 def _store(
-    config: ReferConfig, annotated: list[Annotated], archive_paths: list[Path], mirror: Mirror, cache: Path
+    config: ReferConfig, annotated: list[Annotated], archive_path: Path | None, mirror: Mirror, cache: Path
 ) -> Iterator[PictureStore]:
-    for path in archive_paths:
-        with open_archive(path) as archive:
-            yield ArchiveStore(archive, f"{FOLDER}/")
+    if archive_path is None:
+        yield FolderStore(obtain_pictures({one.file_name for one in annotated}, config.single, mirror, cache))
         return
-    yield FolderStore(obtain_pictures({one.file_name for one in annotated}, config.single, mirror, cache))
+    with open_archive(archive_path) as archive:
+        yield ArchiveStore(archive, f"{FOLDER}/")
 
 
 def _chosen(refs: list[Ref], config: ReferConfig) -> _Chosen:
@@ -87,30 +112,26 @@ def _check_overlap(chosen: dict[Split, list[Ref]], config: ReferConfig) -> None:
     _log.warning("%d pictures are in more than one split: scores are, in part, of pictures trained on", count)
 
 
-def _annotated(
-    refs: _Chosen, images: dict[int, CocoImage], annotations: dict[int, CocoAnnotation]
-) -> Iterator[Annotated]:
+def _annotated(refs: _Chosen, tables: CocoTables) -> Iterator[Annotated]:
     """Yield the pictures of the refs, by split and number, each with all its annotations."""
     refs_of: dict[tuple[Split, int], list[Ref]] = defaultdict(list)
     for split, ref in refs:
         refs_of[split, ref.image_id].append(ref)
-    annotations_of: dict[int, list[CocoAnnotation]] = defaultdict(list)
-    for annotation in annotations.values():
-        annotations_of[annotation.image_id].append(annotation)
     for split, image_id in sorted(refs_of, key=lambda key: (SPLITS.index(key[0]), key[1])):
         members = refs_of[split, image_id]
-        if image_id not in images:
+        if image_id not in tables.images:
             raise ValueError(
                 f"ref {members[0].ref_id}: its picture {image_id} is missing from instances.json; fetch both archives "
                 "again"
             )
         phrases = [_phrases(ref) for ref in members]
-        yield Annotated(split, images[image_id], images[image_id].file_name, annotations_of[image_id], phrases)
+        image = tables.images[image_id]
+        yield Annotated(split, image, image.file_name, tables.annotations_of.get(image_id, []), phrases)
 
 
 def _phrases(ref: Ref) -> Phrases:
     worded = tuple((f"{ref.ref_id}-{sentence_id}", phrase) for sentence_id, phrase in ref.phrases)
-    return Phrases(f"ref {ref.ref_id}", ref.annotation_id, worded)
+    return Phrases(f"ref {ref.ref_id}", (ref.annotation_id,), worded)
 
 
 def _check_presence(annotated: list[Annotated], store: PictureStore) -> None:

@@ -10,12 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptseg.datasets.archives import read_member
-from promptseg.datasets.coco_instances import (
-    CocoAnnotation,
-    CocoImage,
-    parse_instances,
-    parse_records,
-)
+from promptseg.datasets.coco_instances import CocoTables, parse_instances, parse_records
 from promptseg.datasets.restricted_pickle import load_plain_pickle
 
 SPLITS = ("train", "val", "test", "testA", "testB")  # testA: people, testB: everything else
@@ -51,8 +46,8 @@ def read_refs(archive: zipfile.ZipFile, folder: str, split_by: str) -> list[Ref]
     return refs
 
 
-def read_instances(archive: zipfile.ZipFile, folder: str) -> tuple[dict[int, CocoImage], dict[int, CocoAnnotation]]:
-    """Read `instances.json`: pictures and annotations by their ids. Raises ValueError when missing or malformed."""
+def read_instances(archive: zipfile.ZipFile, folder: str) -> CocoTables:
+    """Read `instances.json`: pictures, annotations and classes. Raises ValueError when missing or malformed."""
     member = f"{folder}/instances.json"
     return parse_instances(read_member(archive, member), f"{archive.filename}: {member}")
 

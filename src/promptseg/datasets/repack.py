@@ -25,11 +25,17 @@ SHORT_WORDS = 5  # at most: "man in a blue shirt"
 
 @dataclass(frozen=True)
 class Phrases:
-    """What is said of one annotation, each phrase with its sample's id; `owner` names whose words they are."""
+    """What is said of annotations that make one mask together, each phrase with its sample's id.
+
+    `owner` names whose words they are. `kind` None sorts each phrase by its words. Phrases of nothing, their mask being
+    empty, are a mistake, or left out where `may_be_empty`.
+    """
 
     owner: str
-    annotation_id: int
+    annotation_ids: tuple[int, ...]
     worded: tuple[tuple[str, str], ...]
+    kind: PhraseKind | None = None
+    may_be_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,29 +91,40 @@ def _entries(annotated: list[Annotated], store: PictureStore) -> Iterator[_Entry
     number: Counter[Split] = Counter()
     for one in tqdm(annotated, desc="checking pictures", unit="picture"):
         shard = f"{one.split}-{number[one.split] // PICTURES_PER_ARCHIVE:03d}.zip"
-        number[one.split] += 1
-        yield _entry(one, store, f"{shard}/{one.image.file_name}")
+        entry = _entry(one, store, f"{shard}/{one.image.file_name}")
+        if entry.samples:
+            number[one.split] += 1
+            yield entry
 
 
 def _entry(one: Annotated, store: PictureStore, name: str) -> _Entry:
     orientation = _checked_orientation(store, one.file_name, one.image)
     masks = {entry.annotation_id: _mask(entry, one.image, orientation) for entry in one.annotations}
-    for said in one.phrases:
-        if said.annotation_id not in masks:
-            raise ValueError(
-                f"{said.owner}: instances.json has no annotation {said.annotation_id} of the picture "
-                f"{one.image.image_id}; fetch the archive again"
-            )
-        if not masks[said.annotation_id].area:
-            raise ValueError(f"{said.owner}: the mask of its annotation {said.annotation_id} is empty; leave it out")
+    spoken = [(said, _spoken_of(said, masks, one.image)) for said in one.phrases]
     height, width = next((mask.height, mask.width) for mask in masks.values())
     samples = tuple(
-        Sample(sample_id, one.split, name, height, width, phrase, phrase_kind(phrase), masks[said.annotation_id])
-        for said in one.phrases
+        Sample(sample_id, one.split, name, height, width, phrase, said.kind or phrase_kind(phrase), mask)
+        for said, mask in spoken
+        if mask.area
         for sample_id, phrase in said.worded
     )
     objects = tuple(mask for _, mask in sorted(masks.items()) if mask.area)
     return _Entry(one.file_name, Picture(name, one.split, height, width, objects), samples)
+
+
+def _spoken_of(said: Phrases, masks: dict[int, Rle], image: CocoImage) -> Rle:
+    """Return the mask that phrases mean; see Phrases for when it may be empty."""
+    for annotation_id in said.annotation_ids:
+        if annotation_id not in masks:
+            raise ValueError(
+                f"{said.owner}: instances.json has no annotation {annotation_id} of the picture "
+                f"{image.image_id}; fetch the archive again"
+            )
+    mask = Rle.united([masks[annotation_id] for annotation_id in said.annotation_ids])
+    if not mask.area and not said.may_be_empty:
+        numbers = ", ".join(map(str, said.annotation_ids))
+        raise ValueError(f"{said.owner}: the mask of its annotation {numbers} is empty; leave it out")
+    return mask
 
 
 def _checked_orientation(store: PictureStore, file_name: str, image: CocoImage) -> int:

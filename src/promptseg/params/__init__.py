@@ -76,7 +76,12 @@ class Params:
 
 def read_params(root: Path) -> Params:
     """Read and check params.yaml below `root`, all of it. Raises ValueError naming the key, what it got and wanted."""
-    return cast(Params, build(Params, load_yaml(root / PARAMS_FILE), ""))
+    return params_of(load_yaml(root / PARAMS_FILE))
+
+
+def params_of(content: object) -> Params:
+    """Check what params.yaml holds. Raises ValueError as `read_params` does."""
+    return cast(Params, build(Params, content, ""))
 
 
 def read_paths(root: Path) -> dict[str, Path]:
@@ -91,7 +96,11 @@ def read_data_config(root: Path, name: str) -> DataConfig:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise ValueError(f"data: got {name!r}, wanted one of {', '.join(known)} (files of configs/data)")
-    content = load_yaml(folder / f"{name}.yaml")
+    return data_config_of(load_yaml(folder / f"{name}.yaml"), f"configs/data/{name}.yaml")
+
+
+def data_config_of(content: object, origin: str) -> DataConfig:
+    """Check what a file of configs/data holds. Raises ValueError, with `origin`, as `read_params` does."""
     kinds: dict[object, type[DataConfig]] = {
         "shapes": ShapesConfig,
         "refer": ReferConfig,
@@ -100,8 +109,8 @@ def read_data_config(root: Path, name: str) -> DataConfig:
     }
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in kinds:
-        raise ValueError(f"configs/data/{name}.yaml: kind: got {kind!r}, wanted one of {', '.join(map(str, kinds))}")
+        raise ValueError(f"{origin}: kind: got {kind!r}, wanted one of {', '.join(map(str, kinds))}")
     try:
         return cast(DataConfig, build(kinds[kind], content, ""))
     except ValueError as error:
-        raise ValueError(f"configs/data/{name}.yaml: {error}") from error
+        raise ValueError(f"{origin}: {error}") from error

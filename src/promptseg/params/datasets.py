@@ -83,7 +83,8 @@ class ReferConfig:
 
     `pictures` says whether all of `images` is fetched, or single pictures where refs need them. `split_by` names the
     author of the splits, `test_splits` those of REFER's splits that make ours, the limits how many refs of each (null:
-    all).
+    all). `class_prompts` says whose pictures without a ref are trained on too, by their classes' names, and
+    `class_pictures` how many of them (null: all); `coco` reads them from the archive `annotations`.
     """
 
     kind: Literal["refer"]
@@ -97,11 +98,14 @@ class ReferConfig:
     train_refs: int | None
     val_refs: int | None
     test_refs: int | None
+    class_prompts: Literal["none", "refer", "coco"]
+    class_pictures: int | None
+    annotations: Source
 
     def __post_init__(self) -> None:
         _check_below("folder", self.folder)
         check("test_splits", self.test_splits, len(self.test_splits) > 0, "at least one of test, testA, testB")
-        for key in ("train_refs", "val_refs", "test_refs"):
+        for key in ("train_refs", "val_refs", "test_refs", "class_pictures"):
             value = getattr(self, key)
             check(key, value, value is None or value >= 1, "null (all) or at least 1")
 

@@ -1,0 +1,91 @@
+"""The whole stage in two processes: it ends as one process does, and each result is written once."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.projects import copy_parts, edit_yaml, run_stage
+
+RESULTS = {"models/finetuned.safetensors", "models/finetuned.json", "metrics/train.csv", "metrics/train.json"}
+SCENES = {"train_scenes": 6, "val_scenes": 2, "test_scenes": 1}
+RATE, STEPS = 1e-4, 3
+TRAINING = {
+    "init": None, "steps": STEPS, "res": [64], "pictures_per_step": 4, "phrases_per_picture": 2, "learning_rate": RATE,
+    "muon_learning_rate": None, "warmup_steps": 0, "val_res": 64, "val_every": 2, "val_phrases": 4, "train_phrases": 2,
+    "cache_gib": 0.1,
+}  # fmt: skip
+# Put behind promptseg/files.py in a copy of the project: which process wrote what.
+NOTES_WRITES = """
+
+_unnoted = atomic_path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    import os
+
+    with open("writes.log", "a") as log:
+        log.write(f"{os.getpid()} {path}\\n")
+    with _unnoted(path) as temporary:
+        yield temporary
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """By number of processes, a project after its stages fetch, tokenize and finetune."""
+    projects = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for processes in (1, 2):
+            project = copy_parts(tmp_path_factory.mktemp("project") / str(processes))
+            edit_yaml(project / "configs/data/shapes.yaml", SCENES)
+            settings = {f"finetune.{key}": value for key, value in TRAINING.items()}
+            edit_yaml(project / "params.yaml", {**settings, "finetune.processes": processes})
+            for name in ("fetch", "tokenize"):
+                assert run_stage(project, name).returncode == 0
+            with (project / "src/promptseg/files.py").open("a", encoding="utf-8") as code:
+                code.write(NOTES_WRITES)
+            done = run_stage(project, "finetune")
+            assert done.returncode == 0, done.stderr
+            projects[processes] = project
+    return projects
+
+
+@pytest.mark.slow
+def test_each_result_is_written_once_and_by_one_process(trained: dict[int, Path]) -> None:
+    for project in trained.values():
+        written = [line.split(" ", 1) for line in (project / "writes.log").read_text().splitlines()]
+        assert len({process for process, _ in written}) == 1
+        results = Counter(path for _, path in written if path in RESULTS)
+        assert results == Counter(RESULTS)
+        assert all((project / path).is_file() for path in RESULTS)
+
+
+@pytest.mark.slow
+def test_two_processes_end_as_one_does(trained: dict[int, Path]) -> None:
+    one, two = ([*csv.DictReader((trained[n] / "metrics/train.csv").open())] for n in (1, 2))
+    assert [row["step"] for row in one] == [row["step"] for row in two] == [str(n) for n in range(STEPS + 1)]
+    assert any(row["val_miou"] for row in one)
+    for ours, theirs in zip(one, two, strict=True):
+        for key, value in ours.items():
+            expected = pytest.approx(float(value), rel=2e-4, abs=2e-4) if value else ""
+            assert (float(theirs[key]) if theirs[key] else "") == expected, (ours["step"], key)
+    summaries = [json.loads((trained[n] / "metrics/train.json").read_text()) for n in (1, 2)]
+    assert summaries[1] == pytest.approx(summaries[0], rel=2e-4, abs=2e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_weights_that_one_leaves(trained: dict[int, Path]) -> None:
+    """AdamW's first steps are as long as the rate whatever the gradient: where that is rounding, so is its sign."""
+    one, two = (load_file(trained[n] / "models/finetuned.safetensors") for n in (1, 2))
+    assert one.keys() == two.keys()
+    far = [(one[name] - two[name]).abs() for name in one]
+    assert max(each.max().item() for each in far) <= 2.1 * RATE * STEPS
+    strayed = sum(int((each > RATE / 10).sum()) for each in far)
+    assert strayed <= 1e-3 * sum(each.numel() for each in far)
