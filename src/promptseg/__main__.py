@@ -15,6 +15,7 @@ COMMANDS = {
     "recommend": "show the experiments that none beats, and the one to take",
     "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",
     "demo": "serve a page on this machine to try phrases on pictures",
+    "settings": "print a recipe as arguments of `dvc exp run`",
     "check-data": "list what is wrong with a data set of your own",
 }
 
