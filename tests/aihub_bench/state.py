@@ -131,7 +131,7 @@ class ServiceState:
     def _finish(self, entry: JobEntry) -> None:
         try:
             self._work(entry)
-        except OSError as error:  # an upload that was confirmed and is not there
+        except Exception as error:  # noqa: BLE001 - whatever it is, a job ends
             entry.state, entry.reason = pb.JOB_STATE_FAILED, f"no input: {error}"
 
     def _work(self, entry: JobEntry) -> None:
