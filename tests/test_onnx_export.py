@@ -18,7 +18,8 @@ from promptseg.deploy.hub import HubInput
 from promptseg.deploy.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graph
 from promptseg.params import ExportConfig
 from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.model import XDecoder
+from promptseg.xdecoder.mask_decoder import MaskAttention
+from promptseg.xdecoder.model import XDecoder, tiny
 from tests.graphs import write_bright_graph, write_textless_graph
 from tests.imports import ROOT
 from tests.networks import micro_network, random_phrases, random_pictures
@@ -165,6 +166,8 @@ def test_the_graph_is_made_of_what_an_npu_takes(exported: tuple[Path, ExportRepo
     assert not {node.op_type for node in graph.node} & HARD_FOR_AN_NPU
     for value in graph.value_info:
         assert all(axis.HasField("dim_value") for axis in value.type.tensor_type.shape.dim), value.name
+    modes = {a.s for node in graph.node if node.op_type == "Resize" for a in node.attribute if a.name == "mode"}
+    assert modes <= {b"linear", b"nearest"}, "the NPU has no bicubic resize"
     cast_to = {node.attribute[0].i for node in graph.node if node.op_type == "Cast"}
     assert cast_to <= {onnx.TensorProto.FLOAT}
     onnx.checker.check_model(content, full_check=True)
@@ -201,13 +204,14 @@ def test_the_report_says_what_the_file_is(network: XDecoder, exported: tuple[Pat
     assert json.loads(json.dumps(report.to_json())) == report.to_json()
 
 
-def test_mask_features_are_not_made_at_full_size(network: XDecoder) -> None:
-    """The convolution at 32 x 32 cells goes; what comes for it at 16, 8 and 4, and for one mask, is well under half."""
+def test_mask_features_are_not_made_at_full_size() -> None:
+    """The convolution at 32 x 32 cells goes, and what comes for it is less; of few channels, matrices weigh more."""
+    network = XDecoder(tiny(MaskAttention("outside", "bilinear"))).eval().requires_grad_(False)
     made_at_full_size = [name for name in REWRITES if name != "features"]
     saved = count_flops(DeployedGraph(network, 128, made_at_full_size)) - count_flops(DeployedGraph(network, 128))
     dim = network.config.pixel_decoder.dim
     convolution = 2 * 9 * dim * dim * 32 * 32
-    assert 0.5 * convolution < saved < convolution
+    assert 0.3 * convolution < saved < convolution
 
 
 @pytest.mark.slow

@@ -14,12 +14,9 @@ from promptseg.deploy.onnx_export import MOST_DIFFERING_PIXELS
 from promptseg.deploy.rewrites.backbone import FoldedBlock
 from promptseg.deploy.rewrites.decoder import MatrixDecoder, PlainDecoder
 from promptseg.deploy.rewrites.features import (
-    HalvedConv,
     LevelFeatures,
     ProductMask,
-    QuarteredConv,
     ResizedFeatures,
-    SampledConv,
     TapMask,
 )
 from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
@@ -103,23 +100,28 @@ def test_the_end_token_alone_says_what_all_said(seed: int) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(16, 60), st.sampled_from(RULES))
-def test_level_features_at_any_size(cells: int, rule: MaskAttention) -> None:
-    decoder = micro_network(rule).mask_decoder
-    conv = nn.Conv2d(6, 5, 3, padding=1)
+@given(st.integers(4, 20))
+def test_level_features_are_the_resized_convolution(quarter: int) -> None:
+    decoder, conv, cells = micro_network(OUTSIDE).mask_decoder, nn.Conv2d(6, 5, 3, padding=1), 4 * quarter
     x, sizes = draw(1, 6, cells, cells, seed=cells), sizes_of(cells)
     with torch.inference_mode():
-        plain = ResizedFeatures(decoder, sizes)(conv(x))
-        for made, wanted in zip(LevelFeatures(conv, decoder, cells, sizes)(x), plain, strict=True):
-            close(made, wanted)
+        for made, size in zip(LevelFeatures(conv, decoder, cells, sizes)(x), sizes, strict=True):
+            close(made, decoder._resize_features(conv(x), torch.Size((size, size))))
 
 
-def test_each_way_to_level_features_is_taken() -> None:
-    decoder, conv = micro_network(OUTSIDE).mask_decoder, nn.Conv2d(6, 5, 3, padding=1)
-    kinds = [type(level) for level in LevelFeatures(conv, decoder, 148, sizes_of(148)).levels]  # 590 px
-    assert kinds == [SampledConv, QuarteredConv, HalvedConv]
-    antialiased = micro_network(INSIDE).mask_decoder
-    assert {type(level) for level in LevelFeatures(conv, antialiased, 64, sizes_of(64)).levels} == {SampledConv}
+@settings(max_examples=25, deadline=None)
+@given(st.integers(16, 60), st.sampled_from(RULES))
+def test_resized_features_at_any_size(cells: int, rule: MaskAttention) -> None:
+    decoder, x, sizes = micro_network(rule).mask_decoder, draw(1, 6, cells, cells, seed=cells), sizes_of(cells)
+    with torch.inference_mode():
+        for made, size in zip(ResizedFeatures(decoder, cells, sizes)(x), sizes, strict=True):
+            close(made, decoder._resize_features(x, torch.Size((size, size))))
+
+
+def test_level_features_are_for_means_of_two_by_two() -> None:
+    bilinear, bicubic = micro_network(OUTSIDE).mask_decoder, micro_network(INSIDE).mask_decoder
+    assert [LevelFeatures.pays(bilinear, cells) for cells in (64, 148, 147, 74)] == [True, True, False, False]
+    assert not LevelFeatures.pays(bicubic, 64)
 
 
 def test_one_mask_by_nine_products() -> None:
@@ -150,7 +152,7 @@ def test_the_decoder_for_every_state_of_the_masks(rule: MaskAttention, state: st
     masks = decoder.mask_embedding(decoder.norm(decoder.query_content)) @ features.flatten(2)
     shares = (masks >= 0).float().mean(2)
     assert {"mixed": 0 < shares.min() < shares.max() < 1, "empty": shares.max() == 0}.get(state, shares.min() == 1)
-    made = MatrixDecoder(decoder, sizes, ResizedFeatures(decoder, sizes))(features, pyramid, phrase)
+    made = MatrixDecoder(decoder, sizes, ResizedFeatures(decoder, 20, sizes))(features, pyramid, phrase)
     close(made, PlainDecoder(decoder)(features, pyramid, phrase))
 
 
@@ -189,9 +191,9 @@ def subsets() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("subset", subsets(), ids="+".join)
 def test_each_rewrite_can_be_left_out(subset: tuple[str, ...]) -> None:
     network, (image, text) = micro_network(OUTSIDE), canvas(3)
-    plain = plain_mask(network, image, text, 150)
+    plain = plain_mask(network, image, text, 144)
     assert 0.02 < plain.float().mean() < 0.98
-    made = DeployedGraph(network, 150, subset).eval()(image, text) > 0.5  # type: ignore[arg-type]
+    made = DeployedGraph(network, 144, subset).eval()(image, text) > 0.5  # type: ignore[arg-type]
     assert (made != plain).float().mean() <= MOST_FLIPPED
 
 

@@ -59,8 +59,8 @@ class DeployedGraph(nn.Module):
         cells = -(-res // MASK_STRIDE)
         sizes = [-(-cells // 2 ** (LEVELS - level)) for level in range(LEVELS)]
         self.best_mask: nn.Module = ProductMask()
-        features: nn.Module = ResizedFeatures(decoder, sizes)
-        if "features" in rewrites:
+        features: nn.Module = ResizedFeatures(decoder, cells, sizes)
+        if "features" in rewrites and LevelFeatures.pays(decoder, cells):
             self.best_mask, features = TapMask(conv), LevelFeatures(conv, decoder, cells, sizes)
             self.network.pixel_decoder.mask_features = nn.Identity()  # type: ignore[assignment]
         self.decoder = MatrixDecoder(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)

@@ -16,39 +16,47 @@ TAPS = 3  # of the convolution, along each axis
 
 
 class ResizedFeatures(nn.Module):
-    """The plain way: features (1, M, h, w) as the network makes them, resized to each size."""
+    """Features (1, M, h, w) as the network makes them, resized to each size.
 
-    def __init__(self, decoder: MaskDecoder, sizes: Sequence[int]) -> None:
+    A bicubic, antialiased resize is two products with a constant matrix: the NPU has no operation for it.
+    """
+
+    def __init__(self, decoder: MaskDecoder, cells: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.decoder = decoder
         self.sizes = tuple(sizes)
+        self.bilinear = decoder.rule.resize == "bilinear"
+        for size in sizes:
+            self.register_buffer(f"matrix{size}", resizing_matrix(decoder, cells, size), persistent=False)
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """(1, M, h, w) -> (1, M, s, s) for each size s."""
-        return [self.decoder._resize_features(features, torch.Size((size, size))) for size in self.sizes]
+        """(1, M, h, h) -> (1, M, s, s) for each size s."""
+        if self.bilinear:
+            return [self.decoder._resize_features(features, torch.Size((size, size))) for size in self.sizes]
+        return [_sampled(features, getattr(self, f"matrix{size}")) for size in self.sizes]
 
 
 class LevelFeatures(nn.Module):
-    """The same from the map before the convolution.
+    """The same from the map before the convolution, where `pays`.
 
-    A bilinear resize to half or a quarter takes the mean of 2x2 values; other sizes and rules go through one matrix per
+    A bilinear resize to half or a quarter takes the mean of 2x2 values; the coarsest level goes through one matrix per
     axis, which for an eighth is quicker too.
     """
 
+    @staticmethod
+    def pays(decoder: MaskDecoder, cells: int) -> bool:
+        """Tell whether half and a quarter are such means; matrices would cost more than the convolution saves."""
+        return decoder.rule.resize == "bilinear" and cells % 4 == 0
+
     def __init__(self, conv: nn.Conv2d, decoder: MaskDecoder, cells: int, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.levels = nn.ModuleList()
-        for size in sizes:
-            ratio = cells // size if decoder.rule.resize == "bilinear" and cells % size == 0 else None
-            if ratio == 2:
-                self.levels.append(HalvedConv(conv))
-            elif ratio == 4:
-                self.levels.append(QuarteredConv(conv))
-            else:
-                self.levels.append(SampledConv(conv, decoder, cells, size))
+        assert self.pays(decoder, cells)
+        self.levels = nn.ModuleList(
+            (SampledConv(conv, decoder, cells, sizes[0]), QuarteredConv(conv), HalvedConv(conv))
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(1, C, h, w) -> (1, M, s, s) for each size s."""
+        """(1, C, h, h) -> (1, M, s, s) at an eighth, a quarter and half of h."""
         return [level(x) for level in self.levels]
 
 
@@ -104,8 +112,7 @@ class SampledConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, decoder: MaskDecoder, cells: int, size: int) -> None:
         super().__init__()
-        units = torch.eye(cells).view(cells, 1, cells, 1).repeat(1, 1, 1, 2)  # of one column torch resizes no rows
-        resize = decoder._resize_features(units, torch.Size((size, 2)))[:, 0, :, 0].T  # (size, cells)
+        resize = resizing_matrix(decoder, cells, size)
         padded = F.pad(resize, (1, 1))
         windows = [padded[:, 2 - tap : 2 - tap + cells] for tap in range(TAPS)]
         self.register_buffer("rows", torch.stack(windows, 1).flatten(0, 1), persistent=False)  # (size * TAPS, cells)
@@ -113,8 +120,7 @@ class SampledConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, C, h, h) -> (1, M, size, size)."""
-        sampled = (x @ self.rows.T).transpose(2, 3) @ self.rows.T  # constants on the right: an NPU packs them once
-        return F.conv2d(sampled.transpose(2, 3), self.conv.weight, self.conv.bias, stride=TAPS)
+        return F.conv2d(_sampled(x, self.rows), self.conv.weight, self.conv.bias, stride=TAPS)
 
 
 class ProductMask(nn.Module):
@@ -151,3 +157,14 @@ class TapMask(nn.Module):
         taps = (kernel @ self.taps).view(TAPS * TAPS, self.channels)
         products = (x.permute(0, 2, 3, 1) @ taps.T).permute(0, 3, 1, 2)  # (1, 9, h, w)
         return F.conv2d(products, self.shifts, padding=1)[0, 0] + kernel @ self.bias
+
+
+def resizing_matrix(decoder: MaskDecoder, cells: int, size: int) -> Tensor:
+    """Float [size, cells]: the decoder's resize along one axis, as the matrix of that linear map."""
+    units = torch.eye(cells).view(cells, 1, cells, 1).repeat(1, 1, 1, 2)  # of one column torch resizes no rows
+    return decoder._resize_features(units, torch.Size((size, 2)))[:, 0, :, 0].T.contiguous()
+
+
+def _sampled(x: Tensor, matrix: Tensor) -> Tensor:
+    """Both axes of (1, C, h, h) through a matrix (n, h); it stands on the right, where an NPU packs it once."""
+    return ((x @ matrix.T).transpose(2, 3) @ matrix.T).transpose(2, 3)
