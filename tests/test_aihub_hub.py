@@ -434,6 +434,7 @@ def test_a_server_that_is_down_is_noticed_in_less_than_a_minute(
                 AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
             assert bench.requests["user"] == 3
     if down == "refused":
+        monkeypatch.setenv("QAIHUB_CLIENT_INI", str(tmp_path / "client.ini"))  # the bench takes its environment along
         with pytest.raises(UnreachableError, match="Nothing was uploaded or submitted"):
             AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
     assert len(waits) == 2

@@ -43,7 +43,7 @@ SMALL = {
     "score.gallery": 1,
 }
 FEW_SCENES = {"train_scenes": 6, "val_scenes": 3, "test_scenes": 3}
-METRICS = ("metrics/export.json", "metrics/latency.json", "metrics/fidelity.json", "metrics/score.json")
+METRICS = tuple(f"metrics/{name}.json" for name in ("train", "export", "latency", "fidelity", "score"))
 
 
 def run_dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

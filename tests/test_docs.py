@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from promptseg.__main__ import COMMANDS
+from promptseg.commands.settings import arguments_of
 from promptseg.params import Params, read_params
+from promptseg.params.recipes import read_recipe
 from promptseg.params.strict import load_yaml
 from tests.imports import ROOT
 from tests.projects import copy_tracked
@@ -37,6 +39,7 @@ def commands_of(page: Path) -> list[str]:
     ]
 
 
+RECIPE = re.compile(r"\$\(python -m promptseg settings (\S+)\)")
 EVERY = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands_of(page)]
 
 
@@ -60,6 +63,11 @@ def overridden(settings: list[str], tmp_path: Path) -> None:
             place[last] = float(choices[0])
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     read_params(tmp_path)
+
+
+def settings_of(recipe: re.Match[str]) -> str:
+    """What the shell puts in place of a recipe."""
+    return " ".join(f"-S {each}" for each in arguments_of(read_recipe(ROOT, ROOT / recipe[1])))
 
 
 def parse_ours(arguments: list[str]) -> None:
@@ -92,7 +100,7 @@ def test_pages_have_commands() -> None:
 
 @pytest.mark.parametrize(("page", "command"), EVERY, ids=[f"{page}: {command}" for page, command in EVERY])
 def test_a_command_is_one_that_its_program_takes(page: str, command: str, tmp_path: Path) -> None:
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(RECIPE.sub(settings_of, command))
     while "=" in program and arguments:  # VARIABLE=value before a command
         program, *arguments = arguments
     if program == "dvc":
