@@ -52,7 +52,7 @@ def cases() -> Iterator[object]:
         for step in steps:
             kinds = EVERY_KIND if step in CRITICAL else FEW_KINDS
             for kind in (kind for kind in kinds if (step, kind) not in NOT_TELLABLE):
-                marks = () if (action, step, kind) in FAST else (pytest.mark.slow,)
+                marks = () if (action, step, kind) in FAST else (pytest.mark.matrix,)
                 yield pytest.param(action, step, kind, marks=marks, id=f"{action}-{step}-{kind}".replace(" ", "_"))
 
 

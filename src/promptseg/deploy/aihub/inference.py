@@ -101,7 +101,7 @@ class InferenceJobs:
         assert started.job_id is not None
         service, _ = self.open_service()
         with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-            path = Path(scratch) / "outputs.h5"
+            path = Path(scratch) / f"job {started.job_id}.h5"  # errors name the file
             service.download_outputs(started.job_id, path)
             masks = map(Rle.from_mask, read_masks(path, len(started.digests)))
             self.masks.add(started.name, zip(started.digests, masks, strict=True))
