@@ -3,13 +3,13 @@
 The published decoder carries 201 queries where 100 answer (object queries, the class query, and the object queries once
 more for grounding), makes every query's mask at full size after every layer, and resizes that for the attention mask.
 Nothing that grounding does not need is left out here; self-attention's mask keeps the two groups apart. An oracle for
-what we leave out, and the baseline of benchmarks/network.py.
+what we leave out, and the baseline of benchmarks/network.py and of benchmarks/graph.py.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptseg.preprocess import CANVAS
@@ -27,7 +27,23 @@ class ClassQuery:
     position: Tensor
 
 
-@torch.inference_mode()
+class PublishedGraph(nn.Module):
+    """The plain wrapper with the contract's border, for export; the class query is drawn, as it changes no mask."""
+
+    def __init__(self, network: XDecoder, res: int) -> None:
+        super().__init__()
+        self.network = network
+        self.res = res
+        width = network.mask_decoder.query_content.shape[1]
+        content, position = torch.randn(2, 1, width, generator=torch.Generator().manual_seed(0))
+        self.content, self.position = nn.Parameter(content, False), nn.Parameter(position, False)
+
+    def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
+        """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
+        query = ClassQuery(self.content, self.position)
+        return plain_wrapper(self.network, query, image_input, text_input, self.res).float()
+
+
 def plain_wrapper(network: XDecoder, query: ClassQuery, image: Tensor, text: Tensor, res: int) -> Tensor:
     """The contract's inputs, float [1, 3, CANVAS, CANVAS] and int [2, 1, T] -> bool [CANVAS, CANVAS]."""
     masks, embeddings, phrase = plain_grounding(network, query, resize_canvas(image, res), text[0])
@@ -36,7 +52,6 @@ def plain_wrapper(network: XDecoder, query: ClassQuery, image: Tensor, text: Ten
     return masks_to_canvas(best, res, CANVAS)[0] > 0
 
 
-@torch.inference_mode()
 def plain_grounding(
     network: XDecoder, query: ClassQuery, picture: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +73,8 @@ def plain_grounding(
         bias = _attention_mask(masks, x.shape[-2:], general, decoder.rule, layer.cross_attention.heads)
         values = x.flatten(2).transpose(1, 2) + decoder.level_embedding[index % LEVELS]
         keys = values + sine_positions(*x.shape[-2:], x.shape[1], x)
-        looked = layer.cross_attention(queries + positions[:, :count], keys, values, bias)
+        read = keys if decoder.values_carry_positions else values  # never in the published decoder, always in nano
+        looked = layer.cross_attention(queries + positions[:, :count], keys, read, bias)
         queries = layer.cross_norm(queries + looked)
         together = torch.cat((queries, text), dim=1)
         placed = together + positions

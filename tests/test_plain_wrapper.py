@@ -15,6 +15,12 @@ ROUNDED = {"atol": 5e-4, "rtol": 1e-4}  # where the plain one adds -10,000 to al
 RES = 72
 
 
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.inference_mode():
+        yield
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_plain_computation_gives_the_published_numbers(variant):
     network, numbers = published_network(variant), published_numbers()
@@ -34,8 +40,7 @@ def test_ours_equals_the_plain_computation_whatever_the_class_query_is(variant):
     for seed, picture in enumerate(pictures):
         query = ClassQuery(*torch.randn(2, 1, 64, generator=torch.Generator().manual_seed(seed)))
         masks, embeddings, phrase = plain_grounding(network, query, picture, tokens)
-        with torch.no_grad():
-            (ours,), our_phrase = network(picture, tokens)
+        (ours,), our_phrase = network(picture, tokens)
         torch.testing.assert_close(ours.mask_logits[0], masks, **ROUNDED)
         torch.testing.assert_close(ours.query_embedding[0], embeddings, **ROUNDED)
         assert torch.equal(our_phrase, phrase)
@@ -47,7 +52,6 @@ def test_both_decide_the_same_mask():
     image = torch.rand(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(3)) * 255
     text = published_numbers()["text_input"]
     plain = plain_wrapper(network, query, image, text, 96)
-    with torch.no_grad():
-        ours = plain_mask(network, image, text, 96)
+    ours = plain_mask(network, image, text, 96)
     assert 0 < plain.float().mean() < 1
     assert (plain != ours).float().mean() <= 1e-3

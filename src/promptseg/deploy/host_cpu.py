@@ -59,7 +59,7 @@ def measure_on_host(graph: Path, runs: int) -> HostLatency:
         latency_ms_cpu_high=round(max(latencies_ms), 3),
         runs=runs,
         threads=session.threads,
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
     )
 
 
@@ -74,7 +74,8 @@ def _random_input() -> HubInput:
     return HubInput("random picture", image_input, text_input)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the processor's name, as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
