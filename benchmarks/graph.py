@@ -63,6 +63,7 @@ class NpuRow:
     simulated_ms_low: float | None = None
     simulated_ms_high: float | None = None
     ops_without_cost: int | None = None
+    costless_nodes: str = ""
     ddr_read_mb: float | None = None
     ddr_write_mb: float | None = None
     spill_mb: float | None = None
@@ -138,6 +139,7 @@ def measure_npu(graph: nn.Module) -> NpuRow:
             simulated_ms_low=cost.time_us_low / 1e3,
             simulated_ms_high=cost.time_us_high / 1e3,
             ops_without_cost=cost.ops_without_cost,
+            costless_nodes=" ".join(cost.costless_ops),
             ddr_read_mb=round((cost.input_fill_bytes + cost.fill_bytes) / 1e6, 1),
             ddr_write_mb=round((cost.output_bytes + cost.spill_bytes) / 1e6, 1),
             spill_mb=round(cost.spill_bytes / 1e6, 1),

@@ -26,6 +26,13 @@ def test_a_repeated_graph_counts_once(tmp_path):
     assert read_simulated_cost(twice) == read_simulated_cost(WHOLE)
 
 
+def test_bytes_beyond_two_gib_are_read_as_what_they_were(tmp_path):
+    wrapped = tmp_path / "wrapped.csv"
+    true = 2_294_000_000
+    wrapped.write_text(WHOLE.read_text().replace("19208192,BYTES", f"{2**64 + true - 2**32},BYTES"))
+    assert read_simulated_cost(wrapped).input_fill_bytes == true
+
+
 def test_two_graphs_are_refused():
     with pytest.raises(ValueError, match="figures of 2 graphs"):
         read_simulated_cost(SPLIT)

@@ -77,7 +77,7 @@ def _sections(profile_csv: Path) -> list[tuple[dict[str, int], tuple[str, ...]]]
                 sections.append(({}, []))
             elif name in _UNITS and sections:
                 _check_unit(profile_csv, name, row["Unit of Measurement"])
-                sections[-1][0][name] = int(row["Time"])
+                sections[-1][0][name] = _unwrapped(int(row["Time"]), _UNITS[name])
             elif " : OpId_" in name and sections:
                 sections[-1][1].append(name.split(" : OpId_")[0])
     unique: list[tuple[dict[str, int], tuple[str, ...]]] = []
@@ -86,6 +86,15 @@ def _sections(profile_csv: Path) -> list[tuple[dict[str, int], tuple[str, ...]]]
         if section not in unique:
             unique.append(section)
     return unique
+
+
+def _unwrapped(value: int, unit: str) -> int:
+    """Undo what the tool does to bytes from 2 GiB on: it counts them in 32 bits and writes a negative count in 64.
+
+    Seen with Focal-T at 1024 px, where what is read back came out as 2**64 - 2.0e9. From 4 GiB on a count has wrapped
+    to a small one, which nothing tells from a true one.
+    """
+    return value % 2**32 if unit == "BYTES" and value >= 2**63 else value
 
 
 def _check_unit(profile_csv: Path, name: str, unit: str) -> None:
