@@ -4,20 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from networks import micro_network
+from networks import drawn, micro, micro_network, micro_vit
 from trainings import few_scenes, short_training, splits
 
 from promptseg.params import FinetuneConfig
 from promptseg.training import loop
-from promptseg.training.device import make_accelerator
+from promptseg.training.device import RECOMPUTED, make_accelerator, prepare_network
 from promptseg.training.loading import Steps, batches
 from promptseg.training.loop import Outcome, finetune
 from promptseg.training.snapshots import Snapshots
+from promptseg.training.terms import batch_terms
 from promptseg.xdecoder.mask_decoder import MaskAttention
 
 RULE = MaskAttention("inside", "bilinear")
@@ -79,6 +83,28 @@ def test_workers_give_the_same_batches():
 def test_recomputed_activations_change_nothing(tmp_path):
     plain = _train(CONFIG, tmp_path / "plain")
     _assert_same_curve(_train(replace(CONFIG, checkpoint_activations=True), tmp_path / "recomputed"), plain.curve)
+
+
+def test_blocks_of_every_kind_are_computed_twice_to_hold_fewer_activations(monkeypatch):
+    computed: Counter[type] = Counter()
+    for kind in RECOMPUTED:
+        monkeypatch.setattr(kind, "forward", _counted(kind.forward, kind, computed))
+    for config in (micro(RULE), micro_vit(RULE)):
+        network = drawn(config, 0)
+        blocks = Counter(type(module) for module in network.modules() if type(module) in RECOMPUTED)
+        prepare_network(network, compiled=False, checkpoint_activations=True)
+        computed.clear()
+        batch = Steps(splits(CONFIG).train, CONFIG, 1, 0)[0][0]
+        batch_terms(network, batch, CONFIG.loss_weights).weighted(CONFIG.loss_weights).backward()
+        assert computed == {kind: 2 * count for kind, count in blocks.items()}
+
+
+def _counted(forward: Callable[..., Any], kind: type, computed: "Counter[type]") -> Callable[..., Any]:
+    def counting(*args: Any) -> Any:
+        computed[kind] += 1
+        return forward(*args)
+
+    return counting
 
 
 def test_parts_of_a_step_add_up_where_terms_do_not_cross_pictures(tmp_path):
