@@ -42,6 +42,7 @@ _CONFIG = FinetuneConfig(
     flip=False,
     zoom=(1.0, 1.0),
     processes=1,
+    shard=False,
     workers=0,
     compile=False,
     checkpoint_activations=False,

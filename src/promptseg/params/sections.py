@@ -70,6 +70,7 @@ class FinetuneConfig:
     snapshot_every_s: float
     cache_gib: float
     processes: int
+    shard: bool
     workers: int
     compile: bool
     checkpoint_activations: bool

@@ -16,8 +16,16 @@ from promptseg.training.device import prepare_network
 from promptseg.training.loading import Steps, batches
 from promptseg.training.losses import LossTerms
 from promptseg.training.optimizers import make_optimizers, set_rates
-from promptseg.training.processes import average
+from promptseg.training.processes import anywhere, average
 from promptseg.training.schedule import rate_share
+from promptseg.training.sharding import (
+    clip_gradients,
+    load_moments,
+    load_weights,
+    shard,
+    whole_network,
+    whole_state,
+)
 from promptseg.training.snapshots import Snapshots
 from promptseg.training.terms import Objective
 from promptseg.training.validation import validate
@@ -59,12 +67,12 @@ def finetune(
     torch.manual_seed(config.seed)
     network.to(accelerator.device).train()
     prepare_network(network, config.compile, config.checkpoint_activations)
-    objective = accelerator.prepare(Objective(network, config.loss_weights))
+    objective = _parallel(Objective(network, config.loss_weights), config.shard, accelerator)
     optimizers = make_optimizers(network, config)
     state = snapshots.restore() or _first_state(network, splits, config, accelerator.device)
-    network.load_state_dict(state["network"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):  # a first state holds none
-        optimizer.load_state_dict(saved)
+    load_weights(network, state.pop("network"))
+    for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=False):  # a first state holds none
+        load_moments(optimizer, saved)
 
     steps = Steps(splits.train, config, accelerator.num_processes, accelerator.process_index)
     todo = range(state["step"], config.steps)
@@ -74,7 +82,7 @@ def finetune(
         set_rates(optimizers, rate_share(config, step))
         network.zero_grad(set_to_none=True)
         unread.append(_descend(objective, parts, config, accelerator))
-        accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
+        clip_gradients(network, config.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
 
@@ -87,15 +95,23 @@ def finetune(
         if validating:
             last |= _score(network, splits, step + 1, state, config, accelerator.device)
         bar.set_postfix(loss=f"{state['curve'][-1]['loss']:.3f}", best_val_miou=f"{state['best_miou']:.3f}")
-        if last or snapshots.due():
-            state |= {"step": config.steps if last else step + 1, "network": network.state_dict()}
-            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-            snapshots.save(state)
+        if last or anywhere(snapshots.due(), accelerator.device):  # all at once: to gather shards takes all
+            optimized = [whole_state(optimizer) for optimizer in optimizers]
+            state["step"] = config.steps if last else step + 1
+            snapshots.save({**state, "network": whole_state(network), "optimizers": optimized})
         if last:  # of all steps, or of patience
             break
 
-    network.load_state_dict(state["best"])
+    load_weights(network, state["best"])
     return Outcome(state["best_step"], state["best_miou"], state["curve"])
+
+
+def _parallel(objective: Objective, sharded: bool, accelerator: Accelerator) -> nn.Module:
+    """Let the processes train as one: each has a shard of the network, or all of it (DDP); on a GPU, under autocast."""
+    if sharded:
+        shard(objective, accelerator.device)
+    prepared: nn.Module = accelerator.prepare_model(objective, evaluation_mode=sharded)  # True: without DDP
+    return prepared
 
 
 def _descend(objective: nn.Module, parts: list[Batch], config: FinetuneConfig, accelerator: Accelerator) -> Tensor:
@@ -128,6 +144,7 @@ def _score(
 ) -> bool:
     """Score the weights after `step`, keep them if none were better; True when patience is at its end."""
     row: Row = state["curve"][-1]
+    network = whole_network(network)
     miou = row["val_miou"] = validate(network, splits.val, config.val_res, config.val_phrases, device)
     if splits.seen is not None:
         row["train_miou"] = validate(network, splits.seen, config.val_res, config.train_phrases, device)
@@ -139,6 +156,7 @@ def _score(
 
 def _first_state(network: XDecoder, splits: Splits, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:
     """State before the first step; what we start from is scored, so that training can never make it worse."""
+    network = whole_network(network)
     weights = _copy(network)
     state: dict[str, Any] = {
         "step": 0, "network": weights, "optimizers": [], "curve": [{"step": 0, "loss": None}],

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from promptseg.params import FinetuneConfig, RateShares
+from promptseg.training.sharded_muon import ShardedMuon
 from promptseg.xdecoder.model import XDecoder
 
 BASE_RATE = "base_rate"  # of a group: what the schedule scales
@@ -28,8 +29,12 @@ def make_optimizers(network: XDecoder, config: FinetuneConfig) -> list[Optimizer
         rest = [each for each in parameters if not (decays and each.ndim == 2 and muon_rate is not None)]
         if matrices and muon_rate is not None:
             by_muon.append({"params": matrices, "weight_decay": decay, BASE_RATE: muon_rate * share})
-        by_adamw.append({"params": rest, "weight_decay": decay if decays else 0.0, BASE_RATE: rate * share})
-    muon: list[Optimizer] = [torch.optim.Muon(by_muon, lr=muon_rate)] if muon_rate is not None else []
+        # Scalars cannot be sharded, and AdamW takes no mixture of sharded and whole weights in one group.
+        scalars, others = ([each for each in rest if (each.ndim == 0) is scalar] for scalar in (True, False))
+        for group in filter(None, (others, scalars)):
+            by_adamw.append({"params": group, "weight_decay": decay if decays else 0.0, BASE_RATE: rate * share})
+    kind = ShardedMuon if config.shard else torch.optim.Muon
+    muon: list[Optimizer] = [kind(by_muon, lr=muon_rate)] if muon_rate is not None else []
     return [*muon, torch.optim.AdamW(by_adamw, lr=rate, fused=True)]
 
 

@@ -49,6 +49,11 @@ def average(values: Tensor) -> Tensor:
     return total(values) / process_count()
 
 
+def anywhere(found: bool, device: torch.device) -> bool:
+    """Whether it is `found` in any process, the same answer in all of them."""
+    return bool(total(torch.tensor(float(found), device=device)))
+
+
 def relaunched(processes: int, module: str, arguments: Sequence[str]) -> bool:
     """Run `python -m module arguments` again in so many processes; False: that is where we are, or one is enough.
 

@@ -10,6 +10,7 @@ from promptseg.params import FinetuneConfig
 from promptseg.training.data import GroundingData
 from promptseg.training.device import make_accelerator
 from promptseg.training.loop import TERMS, Outcome, Splits, finetune
+from promptseg.training.sharding import check_shard, whole_network
 from promptseg.training.snapshots import fingerprint, open_snapshots
 from promptseg.training.start import starting_point
 from promptseg.xdecoder.model import XDecoder
@@ -39,6 +40,7 @@ def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path
     rest of the chain, which scores what it deploys anyway.
     """
     accelerator = make_accelerator()
+    check_shard(config.shard, accelerator.num_processes)
     writes = accelerator.is_main_process
     start = starting_point(model, config, cache / "init")
     if config.steps == 0:
@@ -55,7 +57,7 @@ def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path
         accelerator.wait_for_everyone()  # until the one that writes has the folder to itself
         outcome = finetune(start.network, splits, config, state, accelerator)
         state.finish()
-    return Run(start.network, outcome, start.init_sha256, writes, start.ledger)
+    return Run(whole_network(start.network), outcome, start.init_sha256, writes, start.ledger)
 
 
 def write_curve(path: Path, outcome: Outcome) -> None:

@@ -72,4 +72,5 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> LossTerms:
         """See `batch_terms`."""
-        return batch_terms(self.network, batch, self.weights)
+        terms = batch_terms(self.network, batch, self.weights)
+        return LossTerms(*(term.clone() for term in vars(terms).values()))  # FSDP hangs hooks on them: not on views

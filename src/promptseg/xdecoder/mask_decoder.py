@@ -81,14 +81,10 @@ class DecoderLayer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.ReLU(), nn.Linear(config.ffn_dim, dim))
         self.ffn_norm = nn.LayerNorm(dim)
 
-    def forward(
-        self, queries: Tensor, text: Tensor, positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One layer: queries (B, Q, C), text (B, 1, C), positions (B, Q + 1, C), the rest as in `look` -> both anew."""
-        count = queries.shape[1]
-        queries = self.look(queries, positions[:, :count], keys, values, bias)
-        queries, text = self.exchange(torch.cat((queries, text), dim=1), positions).split((count, 1), dim=1)
-        return queries, text
+    def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Queries, and the phrase behind them (B, Q + 1, C), positions alike, the rest as `look` has it -> x anew."""
+        queries = self.look(x[:, :-1], positions[:, :-1], keys, values, bias)
+        return self.exchange(torch.cat((queries, x[:, -1:]), dim=1), positions)
 
     def look(self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Cross-attention: queries (B, Q, C), keys and values (P, N, C), bias (B, Q, N) -> (B, Q, C).
@@ -150,14 +146,14 @@ class MaskDecoder(nn.Module):
         keys, values = zip(*(self._keys_and_values(x, level) for level, x in enumerate(pyramid)), strict=True)
         level_features = [self._resize_features(mask_features.detach(), x.shape[-2:]) for x in pyramid]
         text = phrase.unsqueeze(1)
-        queries = self.query_content.expand(len(phrase), -1, -1)
+        x = torch.cat((self.query_content.expand(len(phrase), -1, -1), text), dim=1)
         positions = torch.cat((self.query_position.expand(len(phrase), -1, -1), text), dim=1)
-        states = [self.norm(queries)]
+        states = [self.norm(x[:, :-1])]
         for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             level = index % LEVELS
             bias = self._attention_bias(states[-1], level_features[level].flatten(2))
-            queries, text = layer(queries, text, positions, keys[level], values[level], bias)
-            states.append(self.norm(queries))
+            x = layer(x, positions, keys[level], values[level], bias)
+            states.append(self.norm(x[:, :-1]))
         return states
 
     def _masks(self, state: Tensor, pixels: Tensor) -> Tensor:
