@@ -1,4 +1,4 @@
-"""The whole stage in two processes: it ends as one process does, and each result is written once."""
+"""The whole stage in two processes, sharded or not: it ends as one process does, and each result is written once."""
 
 import csv
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from promptseg.checkpoint import load_checkpoint
 from tests.projects import copy_parts, edit_yaml, run_stage
 
 RESULTS = {
@@ -38,30 +39,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
 """
 
 
+HOW = {"one": {"processes": 1}, "two": {"processes": 2}, "sharded": {"processes": 2, "shard": True}}
+TWO = ("two", "sharded")
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """By number of processes, a project after its stages fetch, tokenize and finetune."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By name in HOW, a project after its stages fetch, tokenize and finetune."""
     projects = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("OMP_NUM_THREADS", "1")
-        for processes in (1, 2):
-            project = copy_parts(tmp_path_factory.mktemp("project") / str(processes))
+        for name, how in HOW.items():
+            project = copy_parts(tmp_path_factory.mktemp("project") / name)
             edit_yaml(project / "configs/data/shapes.yaml", SCENES)
-            settings = {f"finetune.{key}": value for key, value in TRAINING.items()}
-            edit_yaml(project / "params.yaml", {**settings, "finetune.processes": processes})
-            for name in ("fetch", "tokenize"):
-                assert run_stage(project, name).returncode == 0
+            settings = {f"finetune.{key}": value for key, value in {**TRAINING, **how}.items()}
+            edit_yaml(project / "params.yaml", settings)
+            for stage in ("fetch", "tokenize"):
+                assert run_stage(project, stage).returncode == 0
             with (project / "src/promptseg/files.py").open("a", encoding="utf-8") as code:
                 code.write(NOTES_WRITES)
             done = run_stage(project, "finetune")
             assert done.returncode == 0, done.stderr
-            projects[processes] = project
+            projects[name] = project
     return projects
 
 
 @pytest.mark.slow
-def test_each_result_is_written_once_and_by_one_process(trained: dict[int, Path]) -> None:
+def test_each_result_is_written_once_and_by_one_process(trained: dict[str, Path]) -> None:
     for project in trained.values():
         written = [line.split(" ", 1) for line in (project / "writes.log").read_text().splitlines()]
         assert len({process for process, _ in written}) == 1
@@ -71,25 +76,27 @@ def test_each_result_is_written_once_and_by_one_process(trained: dict[int, Path]
 
 
 @pytest.mark.slow
-def test_two_processes_end_as_one_does(trained: dict[int, Path]) -> None:
-    one, two = ([*csv.DictReader((trained[n] / "metrics/train.csv").open())] for n in (1, 2))
+@pytest.mark.parametrize("how", TWO)
+def test_two_processes_end_as_one_does(trained: dict[str, Path], how: str) -> None:
+    one, two = ([*csv.DictReader((trained[name] / "metrics/train.csv").open())] for name in ("one", how))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [str(n) for n in range(STEPS + 1)]
     assert any(row["val_miou"] for row in one)
     for ours, theirs in zip(one, two, strict=True):
         for key, value in ours.items():
             expected = pytest.approx(float(value), rel=2e-4, abs=2e-4) if value else ""
             assert (float(theirs[key]) if theirs[key] else "") == expected, (ours["step"], key)
-    summaries = [json.loads((trained[n] / "metrics/train.json").read_text()) for n in (1, 2)]
+    summaries = [json.loads((trained[name] / "metrics/train.json").read_text()) for name in ("one", how)]
     assert summaries[1] == pytest.approx(summaries[0], rel=2e-4, abs=2e-4)
 
 
 @pytest.mark.slow
-def test_two_processes_move_the_weights_as_one_does(trained: dict[int, Path]) -> None:
+@pytest.mark.parametrize("how", TWO)
+def test_two_processes_move_the_weights_as_one_does(trained: dict[str, Path], how: str) -> None:
     """After the last step, by the snapshots: the checkpoint holds the best step's weights, which may be the first.
 
     AdamW's first steps are as long as the rate whatever the gradient: where that is rounding, so is its sign.
     """
-    states = [torch.load(_snapshot(trained[n]), weights_only=True) for n in (1, 2)]
+    states = [torch.load(_snapshot(trained[name]), weights_only=True) for name in ("one", how)]
     one, two = (state["network"] for state in states)
     assert one.keys() == two.keys()
     moved = sum((one[name] - states[0]["best"][name]).abs().sum().item() for name in one)
@@ -97,6 +104,17 @@ def test_two_processes_move_the_weights_as_one_does(trained: dict[int, Path]) ->
     far = [(one[name] - two[name]).abs() for name in one]
     assert max(each.max().item() for each in far) <= 2.1 * RATE * STEPS
     assert sum(each.sum().item() for each in far) <= 1e-4 * moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", TWO)
+def test_the_checkpoint_of_two_processes_is_that_of_one(trained: dict[str, Path], how: str) -> None:
+    """Weights are whole, described alike, and of the step that scored best."""
+    one, two = (load_checkpoint(trained[name] / "models/finetuned.safetensors") for name in ("one", how))
+    assert two[0].config == one[0].config
+    assert (two[1].step, two[1].model) == (one[1].step, one[1].model)
+    weights = [network.state_dict() for network, _ in (one, two)]
+    assert all((weights[0][key] - weights[1][key]).abs().max() <= 2.1 * RATE * STEPS for key in weights[0])
 
 
 def _snapshot(project: Path) -> Path:
