@@ -163,6 +163,13 @@ def test_the_network_ends_with_its_best_weights_whole(sharded, name):
 
 
 @pytest.mark.slow
+def test_first_weights_that_are_not_beaten_come_back_whole(sharded):
+    first, ended = micro_network(RULE).state_dict(), torch.load(sharded / "unbeaten.pt", weights_only=True)
+    for found in (ended, _state(sharded / "unbeaten")["best"]):
+        assert all(type(found[key]) is Tensor and torch.equal(found[key], first[key]) for key in first)
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(sharded):
     resumed, whole = _state(sharded / "resumed"), _state(sharded / "muon")
     assert _seen(sharded, "resumed")[0]["curve"] == _seen(sharded, "muon")[0]["curve"]
