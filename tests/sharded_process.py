@@ -40,7 +40,7 @@ CONFIGS = {
     "muon": MUON,
     "resumed": MUON,
     "recomputed": replace(MUON, accumulate=2, checkpoint_activations=True),
-    "unbeaten": replace(ADAMW, steps=2, train_phrases=0),  # the first weights are said to score best
+    "unbeaten": replace(ADAMW, steps=2),  # the first weights are said to score best
 }
 MATRICES = ((16, 32), (32, 16), (7, 5), (1, 3))  # of the last, one process has nothing
 
@@ -54,7 +54,7 @@ def main() -> None:
             _step_sharded(Path(folder))
             continue
         if name == "unbeaten":
-            loop.validate = partial(_next, iter((0.3, 0.2, 0.1)))
+            loop.validate = partial(_next, iter((0.4, 0.3, 0.2, 0.1)))
         if name == "killed":
             loop.rate_share = _killed(loop.rate_share)
         _train(Path(folder), json.loads(scenes), "resumed" if name == "killed" else name)
