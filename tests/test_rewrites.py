@@ -20,6 +20,7 @@ from promptseg.deploy.rewrites.features import (
     TapMask,
 )
 from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
+from promptseg.deploy.rewrites.split_conv import LEAST_INPUTS, PARTS, SplitConv
 from promptseg.deploy.rewrites.stem import FoldedStem
 from promptseg.deploy.rewrites.substitute import substituted
 from promptseg.deploy.rewrites.text import EndTokenEncoder
@@ -90,6 +91,16 @@ def test_folded_stem_at_every_padding(res: int) -> None:
     picture = torch.rand(1, 3, res, res, generator=torch.Generator().manual_seed(res)) * 255
     normalised = ((picture - mean) / std).permute(0, 2, 3, 1)
     close(FoldedStem(stem, mean, std, res)(picture.permute(0, 2, 3, 1)), stem(normalised))
+
+
+@pytest.mark.parametrize(("inputs", "parts"), [(LEAST_INPUTS - 1, 1), (LEAST_INPUTS, PARTS), (LEAST_INPUTS + 1, PARTS)])
+@pytest.mark.parametrize(("stride", "padding", "bias"), [(1, 1, False), (4, 0, True)])
+def test_a_split_convolution(inputs: int, parts: int, stride: int, padding: int, bias: bool) -> None:
+    conv = nn.Conv2d(inputs, 3, 3, stride, padding, bias=bias)
+    x = draw(1, inputs, 12, 9)
+    split = SplitConv(conv.weight, conv.bias, stride, padding)
+    close(split(x), conv(x))
+    assert len(split.weights) == parts
 
 
 @pytest.mark.parametrize("seed", range(4))

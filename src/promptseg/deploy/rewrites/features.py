@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptseg.deploy.rewrites.split_conv import SplitConv
 from promptseg.xdecoder.mask_decoder import MaskDecoder
 
 TAPS = 3  # of the convolution, along each axis
@@ -96,13 +97,14 @@ class QuarteredConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv = SplitConv(conv.weight, conv.bias, stride=4)
         self.register_buffer("mean", torch.full((conv.in_channels, 1, 2, 2), 0.25), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, C, h, h), h a multiple of 4 -> (1, M, h / 4, h / 4)."""
         means = F.conv2d(x, self.mean, groups=x.shape[1])
-        return F.conv2d(means, self.conv.weight, self.conv.bias, stride=4)
+        resized: Tensor = self.conv(means)
+        return resized
 
 
 class SampledConv(nn.Module):

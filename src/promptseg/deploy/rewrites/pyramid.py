@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptseg.deploy.rewrites.split_conv import SplitConv
 from promptseg.xdecoder.pixel_decoder import ConvNorm
 
 
@@ -24,10 +25,8 @@ class MatrixConvNorm(nn.Module):
         groups, size = norm.num_groups, norm.num_channels // norm.num_groups
         weight = conv.weight.detach()
         length = weight.flatten(1).norm(dim=1).view(groups, size).mean(1).clamp_min(1e-12)  # (groups,)
-        self.conv = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.kernel_size[0] // 2, bias=False
-        )
-        self.conv.weight = nn.Parameter(weight / length.repeat_interleave(size).view(-1, 1, 1, 1))
+        scaled = weight / length.repeat_interleave(size).view(-1, 1, 1, 1)
+        self.conv = SplitConv(scaled, None, padding=conv.kernel_size[0] // 2)
         members = torch.eye(groups).repeat_interleave(size, 1)  # (groups, C)
         self.register_buffer("average", (members / size)[:, :, None, None], persistent=False)
         self.register_buffer("eps", (norm.eps / length.square()).view(1, groups, 1, 1), persistent=False)
