@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import backoff._sync
 import pytest
 import urllib3
 from qai_hub.client import Job
@@ -54,6 +56,8 @@ def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
     set_attribute(Job, "_polling_interval", 0)
     set_attribute(session, "BACKOFF_FACTOR", 0.001)
     set_attribute(session, "MAX_WAIT", 0.01)
+    # Transfers to and from storage are wrapped when the client is imported, with the waits as they were then.
+    set_attribute(backoff._sync, "time", SimpleNamespace(sleep=lambda _: None))
     set_attribute(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
     for module in (patience, preflight, submission, waiting):
         set_attribute(module, "pause", lambda _: None)

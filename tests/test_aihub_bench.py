@@ -46,6 +46,24 @@ def test_the_plain_client_is_at_home_on_the_bench(bench: Bench, tmp_path: Path) 
     assert [summary.job_id for summary in client.get_job_summaries()][-1] == job.job_id
 
 
+def test_a_new_account_leaves_what_another_holds_alone(bench: Bench, tmp_path: Path) -> None:
+    """Ids that came again let the second upload of one account overwrite the binary that another one kept."""
+    client, graph = plain_client(bench), str(write_bright_graph(tmp_path / "model.onnx"))
+    target = client.submit_compile_job(graph, Device(DEVICES[0])).get_target_model()
+    assert target is not None
+    kept = bench.state
+    content = kept.models[target.model_id].file.read_bytes()
+    for _ in kept.models:
+        bench.start_over()
+        assert not bench.state.models
+        for _ in range(3):
+            client.upload_model(graph)
+        assert not kept.models.keys() & bench.state.models.keys()
+        assert kept.models[target.model_id].file.read_bytes() == content
+    bench.start_over(kept)
+    assert bench.state.models.keys() == kept.models.keys()
+
+
 def test_the_plain_client_submits_twice_when_an_answer_is_lost(bench: Bench, tmp_path: Path) -> None:
     """The reason for submitting with one POST: without it this backend would pay twice, too."""
     bench.faults.append(Fault("submit", "lost", times=1))

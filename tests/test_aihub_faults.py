@@ -67,16 +67,8 @@ class Arena:
 
     def reset(self, compiled: bool) -> None:
         """Start over: nothing anywhere, or compiled by an earlier run."""
-        state, source = ServiceState(self.bench.state.folder), self.compiled_state
-        if compiled:
-            state.models, state.jobs = dict(source.models), dict(source.jobs)
-            state.continue_numbers(source)
-        self.bench.state = state
-        self.bench.faults = []
-        self.bench.requests.clear()
+        self.bench.start_over(self.compiled_state if compiled else None)
         shutil.rmtree(self.folder / "case", ignore_errors=True)
-        for upload in state.folder.glob("d*.h5"):  # ids come again
-            upload.unlink()
         if compiled:
             shutil.copytree(self.folder / "start", self.folder / "case")
 

@@ -23,8 +23,8 @@ class Bench:
     """`with Bench(folder) as bench`: a service at `bench.address`, its state, its faults and what it was asked."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.state = ServiceState(folder)
+        self._folder = folder
+        self.state = ServiceState(folder / "first")
         self.faults: list[Fault] = []
         self.requests: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -44,6 +44,13 @@ class Bench:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+
+    def start_over(self, keeping: ServiceState | None = None) -> None:
+        """Replace the account by a new one, with the models and jobs of `keeping` or none; faults and counts go."""
+        self.state.come_to_rest()
+        self.state = self.state.successor(self._folder / self.state.new_id("account"), keeping)
+        self.faults = []
+        self.requests.clear()
 
     def write_configuration(self, path: Path, token: str = TOKEN) -> Path:
         """Write the client's own ini file for this bench."""
