@@ -11,7 +11,7 @@ import urllib3
 from qai_hub.client import Job
 from qai_hub.util import session
 
-from promptseg.deploy.aihub import patience, preflight, submission, waiting
+from promptseg.deploy.aihub import client, patience, preflight, submission, waiting
 from promptseg.deploy.aihub.hub import AiHub
 from promptseg.params import AiHubConfig, HubConfig
 from tests.aihub_bench import Bench
@@ -49,6 +49,13 @@ def open_bench_hub(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("QAIHUB_API_TOKEN", raising=False)
     monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(folder / "client.ini")))
     return AiHub(hub_config(**changes), folder / "cache")
+
+
+def give_up_early(set_attribute: Callable[[object, str, object], None], seconds: float) -> None:
+    """Shorten how long the client waits for an answer: 28 s of the service, 4 s of storage, 8 s of the first probe."""
+    set_attribute(session.create_session, "__defaults__", (True, seconds, "library"))
+    set_attribute(session, "EXTERNAL_RESPONSE_TIMEOUT_SECONDS", seconds)
+    set_attribute(client, "PROBE_TIMEOUT_S", (client.PROBE_TIMEOUT_S[0], seconds))
 
 
 def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:

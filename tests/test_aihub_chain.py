@@ -102,13 +102,13 @@ def test_a_dry_run_needs_no_token_and_asks_nobody(chain: tuple[Path, Bench], mon
     asked = bench.requests.total()
     known = planned(project)
     assert "submitted before: job j" in known
-    assert "3 jobs: 3 with their masks stored here, 0 submitted before, 0 to submit" in known
+    assert "0 jobs: 0 submitted before, 0 to submit; 5 samples have their masks stored here" in known
     assert "in all    about 0.0 MB to upload" in known
     monkeypatch.setenv("QAIHUB_CLIENT_INI", str(project / "none.ini"))
     new = planned(project)
     assert "https://" in new.splitlines()[0]
     assert new.count("(to submit)") == 2
-    assert "3 jobs: 0 with their masks stored here, 0 submitted before, 3 to submit" in new
+    assert "3 jobs: 0 submitted before, 3 to submit; 0 samples have their masks stored here" in new
     assert "uploads 5 samples, 62.9 MB of tensors" in new
     assert bench.requests.total() == asked
 
