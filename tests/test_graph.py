@@ -14,6 +14,7 @@ import yaml
 
 from promptseg.experiments.points import Point
 from promptseg.params import Params
+from promptseg.scoring import tradeoff_row
 from promptseg.training.run import CURVE_COLUMNS
 from tests.imports import LIBRARY, ROOT, file_of, has_code, reached_files, stage_scripts, syntax
 
@@ -262,7 +263,8 @@ def test_only_metrics_and_plots_stay_out_of_the_cache(name: str) -> None:
 
 
 def test_plots_name_columns_that_exist() -> None:
-    tradeoff = ("res", "latency_ms_estimated", "latency_ms_cpu", "miou", "miou_small", "miou_medium", "miou_large")
+    scores = {name: 0.5 for name in ("miou", "miou_small", "miou_medium", "miou_large")}
+    tradeoff = tuple(tradeoff_row(320, scores, {}))
     sweep = [field.name for field in dataclasses.fields(Point)]  # by `python -m promptseg sweep-plot`, not by a stage
     columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": sweep}
     for plot in RAW["plots"]:
