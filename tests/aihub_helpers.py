@@ -1,13 +1,17 @@
 """What the tests of the cloud backend share: its configuration, samples, and retries that do not sleep."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import backoff._sync
+import botocore.endpoint
+import botocore.session
 import pytest
 import urllib3
+from botocore.retries.bucket import TokenBucket
 from qai_hub.client import Job
 from qai_hub.util import session
 
@@ -65,6 +69,11 @@ def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
     set_attribute(session, "MAX_WAIT", 0.01)
     # Transfers to and from storage are wrapped when the client is imported, with the waits as they were then.
     set_attribute(backoff._sync, "time", SimpleNamespace(sleep=lambda _: None))
+    # A bucket's client waits before a retry, and before each request once it was told to slow down; it also reads
+    # megabytes of its own tables, for each file anew.
+    set_attribute(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
+    set_attribute(TokenBucket, "acquire", lambda *_, **__: True)
+    set_attribute(botocore.session, "get_session", cache(botocore.session.get_session))
     set_attribute(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
     for module in (patience, preflight, submission, waiting):
         set_attribute(module, "pause", lambda _: None)

@@ -17,7 +17,7 @@ from promptseg.files import sha256_of
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.device import MAGIC
 from tests.aihub_bench.faults import FOR_EVER, KINDS
-from tests.aihub_bench.routes import ROUTES, STORAGE
+from tests.aihub_bench.routes import ROUTES, S3_SECRET, STORAGE
 from tests.aihub_bench.state import TOKEN, ServiceState
 from tests.aihub_helpers import forget_sleep, give_up_early, open_bench_hub
 from tests.graphs import split_picture, write_bright_graph
@@ -36,12 +36,22 @@ STEPS = {
 }
 # The service gives no checksum, so a file of the right length with other content cannot be told, and an upload that its
 # storage confirms without having it is only told by the job that fails: see the last test.
-NOT_TELLABLE = {("get model", "garbage"), ("post dataset", "garbage"), ("post dataset", "another type")}
+NOT_TELLABLE = {
+    *(("get model", "garbage"), ("post dataset", "garbage")),
+    *(("post dataset", "another type"), ("put object", "another type")),
+}
+# What the storage is asked for where the service hands out credentials for objects of a bucket.
+BUCKET_STEPS = {
+    "compile": ("put object", "model confirmed", "head object", "get object"),
+    "infer": ("put object", "dataset confirmed", "head object", "get object"),
+}
 TIMES = {"once": 1, "for_ever": FOR_EVER}
 FAST = {
     ("compile", "submit", "lost"),
     ("infer", "submit", "500"),
     ("compile", "get model", "truncated without a length"),
+    ("compile", "get object", "truncated"),
+    ("infer", "get object", "truncated without a length"),
 }
 GIVEN_UP_S, LATE_S = 0.5, 0.7  # by the client, and what takes longer; real time-outs: test_aihub_lateness.py
 SAMPLE = split_picture("s", 30, 120, first_id=5)
@@ -49,7 +59,7 @@ SAMPLE = split_picture("s", 30, 120, first_id=5)
 
 def cases() -> Iterator[object]:
     """Every kind at every step; too late for ever is left out: it is "lost" with seconds of waiting for each try."""
-    steps = [(action, step) for action, steps in STEPS.items() for step in steps]
+    steps = [(action, step) for table in (STEPS, BUCKET_STEPS) for action in table for step in table[action]]
     for times, (action, step), kind in product(TIMES, steps, KINDS):
         if (step, kind) not in NOT_TELLABLE and (times, kind) != ("for_ever", "late"):
             marks = () if (action, step, kind) in FAST else (pytest.mark.matrix,)
@@ -119,6 +129,7 @@ def test_a_fault_costs_no_second_job_and_no_half_file(
 ) -> None:
     arena.reset(compiled=action != "compile")
     folder = arena.folder / "case"
+    arena.bench.state.hands_out_credentials = step in BUCKET_STEPS.get(action, ())
 
     def run() -> None:
         share_with = (EMAIL,) if action == "compile" else ()
@@ -136,6 +147,7 @@ def test_a_fault_costs_no_second_job_and_no_half_file(
     message = attempt(run)
     assert not message or "AI Hub" in message or "job j" in message, "it says what it is about"
     assert TOKEN not in message
+    assert S3_SECRET not in message
     assert fault.times < times, "the step came up"
     submitted = arena.bench.state.names(action)
     assert len(submitted) <= 1
@@ -148,7 +160,7 @@ def test_a_fault_costs_no_second_job_and_no_half_file(
 
 
 def test_every_step_of_the_protocol_is_in_the_matrix() -> None:
-    steps = {step for steps in STEPS.values() for step in steps}
+    steps = {step for table in (STEPS, BUCKET_STEPS) for steps in table.values() for step in steps}
     assert steps | {"logs", "get log"} == set(ROUTES) | set(STORAGE)  # logs: see test_aihub_hub.py
 
 

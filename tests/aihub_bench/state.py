@@ -63,6 +63,7 @@ class ServiceState:
         self.output_expires_after_s: float | None = None  # as long as a data set, unless set
         self.ignores_sharing = False
         self.keep_files = True
+        self.hands_out_credentials = False  # for objects of a bucket, in place of signed addresses
         self.logs = True
         self.layers = [
             ("conv_0", "NPU", 900, 120_000),
