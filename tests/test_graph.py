@@ -3,6 +3,7 @@
 import ast
 import configparser
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from dvc_render.vega_templates import TEMPLATES
 
 from promptseg.experiments.points import Point
 from promptseg.params import Params
@@ -271,6 +273,15 @@ def test_plots_name_columns_that_exist() -> None:
         (settings,) = plot.values()
         for path, drawn in settings["y"].items():
             assert {settings["x"], *([drawn] if isinstance(drawn, str) else drawn)} <= set(columns[path])
+
+
+def test_plots_are_drawn_by_templates_that_exist_and_never_mix_kinds_of_latency() -> None:
+    own = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / ".dvc" / "plots").glob("*.json")}
+    used = {settings["template"]: settings for plot in RAW["plots"] for settings in plot.values()}
+    assert used.keys() <= own.keys() | {template.DEFAULT_NAME for template in TEMPLATES}
+    assert own.keys() <= used.keys()
+    assert own["tradeoff"]["encoding"]["column"]["field"] == "latency_source"
+    assert used["tradeoff"]["x"] == "latency_ms"
 
 
 def test_dvc_calls_nobody_and_adds_nothing_to_git_by_itself() -> None:
