@@ -78,7 +78,10 @@ class Arena:
 
     def reset(self, compiled: bool) -> None:
         """Start over: nothing anywhere, or compiled by an earlier run."""
+        before = self.bench.state
         self.bench.start_over(self.compiled_state if compiled else None)
+        if before is not self.compiled_state:
+            shutil.rmtree(before.folder)
         shutil.rmtree(self.folder / "case", ignore_errors=True)
         if compiled:
             shutil.copytree(self.folder / "start", self.folder / "case")
