@@ -118,8 +118,8 @@ class OneTryClient(Client):
         )
 
     def _object_bytes(self, place: Any) -> int:
-        session = s3_transfer._build_client(place)
-        return int(session.head_object(Bucket=place.bucket, Key=place.key)["ContentLength"])
+        storage = s3_transfer._build_client(place)
+        return int(storage.head_object(Bucket=place.bucket, Key=place.key)["ContentLength"])
 
     def address_of(self, job_id: str) -> str:
         """Return the address of a job's page."""
