@@ -1,15 +1,21 @@
 """What the tests of the cloud backend share: its configuration, samples, and retries that do not sleep."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import backoff._sync
+import botocore.endpoint
+import botocore.session
 import pytest
 import urllib3
+from botocore.retries.bucket import TokenBucket
 from qai_hub.client import Job
 from qai_hub.util import session
 
-from promptseg.deploy.aihub import patience, preflight, submission, waiting
+from promptseg.deploy.aihub import client, patience, preflight, submission, waiting
 from promptseg.deploy.aihub.hub import AiHub
 from promptseg.params import AiHubConfig, HubConfig
 from tests.aihub_bench import Bench
@@ -49,11 +55,25 @@ def open_bench_hub(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, 
     return AiHub(hub_config(**changes), folder / "cache")
 
 
+def give_up_early(set_attribute: Callable[[object, str, object], None], seconds: float) -> None:
+    """Shorten how long the client waits for an answer: 28 s of the service, 4 s of storage, 8 s of the first probe."""
+    set_attribute(session.create_session, "__defaults__", (True, seconds, "library"))
+    set_attribute(session, "EXTERNAL_RESPONSE_TIMEOUT_SECONDS", seconds)
+    set_attribute(client, "PROBE_TIMEOUT_S", (client.PROBE_TIMEOUT_S[0], seconds))
+
+
 def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
     """Shorten the client's polls and every retry's sleep, the client's and ours, and nothing else."""
     set_attribute(Job, "_polling_interval", 0)
     set_attribute(session, "BACKOFF_FACTOR", 0.001)
     set_attribute(session, "MAX_WAIT", 0.01)
+    # Transfers to and from storage are wrapped when the client is imported, with the waits as they were then.
+    set_attribute(backoff._sync, "time", SimpleNamespace(sleep=lambda _: None))
+    # A bucket's client waits before a retry, and before each request once it was told to slow down; it also reads
+    # megabytes of its own tables, for each file anew.
+    set_attribute(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None))
+    set_attribute(TokenBucket, "acquire", lambda *_, **__: True)
+    set_attribute(botocore.session, "get_session", cache(botocore.session.get_session))
     set_attribute(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
     for module in (patience, preflight, submission, waiting):
         set_attribute(module, "pause", lambda _: None)

@@ -12,6 +12,7 @@ from qai_hub.util.dataset_entries_converters import h5_to_dataset_entries
 
 from promptseg.deploy.aihub.chunks import write_dataset
 from tests.aihub_bench import Bench, Fault
+from tests.aihub_bench.device import MAGIC
 from tests.aihub_bench.state import DEVICES, EMAIL, TOKEN
 from tests.aihub_helpers import forget_sleep
 from tests.graphs import split_picture, write_bright_graph
@@ -44,6 +45,35 @@ def test_the_plain_client_is_at_home_on_the_bench(bench: Bench, tmp_path: Path) 
     profile = client.submit_inference_job(job.get_target_model(), Device(DEVICES[0])).download_profile()
     assert profile["execution_summary"]["all_inference_times"] == [6000, 5000, 7000, 40000]
     assert [summary.job_id for summary in client.get_job_summaries()][-1] == job.job_id
+
+
+def test_the_bench_hands_out_credentials_where_it_is_told_to(bench: Bench, tmp_path: Path) -> None:
+    bench.state.hands_out_credentials = True
+    client, graph = plain_client(bench), write_bright_graph(tmp_path / "model.onnx")
+    job = client.submit_compile_job(str(graph), Device(DEVICES[0]), options="--target_runtime qnn_context_binary")
+    target = job.get_target_model()
+    assert target is not None
+    assert Path(target.download(str(tmp_path / "model.bin"))).read_bytes() == MAGIC + graph.read_bytes()
+    asked = {step: bench.requests[step] for step in ("put part", "put object", "get model", "get object")}
+    assert asked == {"put part": 0, "put object": 1, "get model": 0, "get object": 1}
+
+
+def test_a_new_account_leaves_what_another_holds_alone(bench: Bench, tmp_path: Path) -> None:
+    """Ids that came again let the second upload of one account overwrite the binary that another one kept."""
+    client, graph = plain_client(bench), str(write_bright_graph(tmp_path / "model.onnx"))
+    target = client.submit_compile_job(graph, Device(DEVICES[0])).get_target_model()
+    assert target is not None
+    kept = bench.state
+    content = kept.models[target.model_id].file.read_bytes()
+    for _ in kept.models:
+        bench.start_over()
+        assert not bench.state.models
+        for _ in range(3):
+            client.upload_model(graph)
+        assert not kept.models.keys() & bench.state.models.keys()
+        assert kept.models[target.model_id].file.read_bytes() == content
+    bench.start_over(kept)
+    assert bench.state.models.keys() == kept.models.keys()
 
 
 def test_the_plain_client_submits_twice_when_an_answer_is_lost(bench: Bench, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The whole graph with the cloud in place of the local compiler: the same masks, and each job once."""
 
+import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +66,29 @@ def test_metrics_say_what_was_measured_on_a_device(chain: tuple[Path, Bench]) ->
     assert fidelity["runner"] == "Snapdragon X Elite CRD"
     assert metric(project, "score")["phrases"] == SMALL["hub.samples"]
     page = (project / "metrics/report.html").read_text(encoding="utf-8")
-    assert "NPU latency, measured" in page
+    assert "5.00 to 40.0 ms over 4 runs; Snapdragon X Elite CRD" in page
+    assert "3 on the NPU" in page
+    (point,) = csv.DictReader((project / "metrics/tradeoff.csv").open(encoding="utf-8"))
+    assert (point["latency_ms"], point["latency_source"]) == ("6.5", "device")
+
+
+def test_what_was_measured_is_drawn_in_a_panel_of_its_own(chain: tuple[Path, Bench]) -> None:
+    project, _ = chain
+    plots = json.loads(dvc(project, "plots", "show", "--json"))["data"]
+    (drawn,) = plots["Latency against mIoU"]
+    content = json.loads(drawn["content"]) if isinstance(drawn["content"], str) else drawn["content"]
+    (point,) = content["data"]["values"]
+    assert (point["latency_ms"], point["latency_source"]) == ("6.5", "device")
+    assert content["encoding"]["column"]["field"] == "latency_source"
+    assert content["encoding"]["x"]["field"] == "latency_ms"
+
+
+def test_a_run_in_the_cloud_is_recommended_by_its_measured_latency(chain: tuple[Path, Bench]) -> None:
+    project, _ = chain
+    done = run_command(project, "-m", "promptseg", "recommend", "--under-ms", "10")
+    assert done.returncode == 0, done.stderr
+    assert "ms (device)" in done.stdout
+    assert "6.50 ms device" in done.stdout
 
 
 def test_the_manifest_leads_to_the_job(chain: tuple[Path, Bench]) -> None:
@@ -102,13 +126,13 @@ def test_a_dry_run_needs_no_token_and_asks_nobody(chain: tuple[Path, Bench], mon
     asked = bench.requests.total()
     known = planned(project)
     assert "submitted before: job j" in known
-    assert "3 jobs: 3 with their masks stored here, 0 submitted before, 0 to submit" in known
+    assert "0 jobs: 0 submitted before, 0 to submit; 5 samples have their masks stored here" in known
     assert "in all    about 0.0 MB to upload" in known
     monkeypatch.setenv("QAIHUB_CLIENT_INI", str(project / "none.ini"))
     new = planned(project)
     assert "https://" in new.splitlines()[0]
     assert new.count("(to submit)") == 2
-    assert "3 jobs: 0 with their masks stored here, 0 submitted before, 3 to submit" in new
+    assert "3 jobs: 0 submitted before, 3 to submit; 0 samples have their masks stored here" in new
     assert "uploads 5 samples, 62.9 MB of tensors" in new
     assert bench.requests.total() == asked
 

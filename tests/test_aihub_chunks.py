@@ -10,6 +10,7 @@ from promptseg.datasets.records import Rle
 from promptseg.deploy.aihub.chunks import SAMPLE_BYTES, chunks_of, read_masks, samples_per_chunk
 from promptseg.deploy.aihub.errors import UnreachableError
 from promptseg.deploy.aihub.masks import MaskStore
+from promptseg.deploy.aihub.names import SampleHasher
 from promptseg.deploy.hub import HubInput
 from tests.graphs import split_picture
 
@@ -25,7 +26,7 @@ def test_chunks_are_cut_by_bytes_and_hold_one_sample_at_least(chunk_mb: int, cou
 
 
 def test_a_chunk_lets_its_tensors_go_whoever_holds_it() -> None:
-    (chunk,) = chunks_of(samples(1), chunk_mb=26)
+    (chunk,) = chunks_of(samples(1), chunk_mb=26, known=())
     tensor = weakref.ref(chunk.samples[0])
     chunk.let_go()
     assert tensor() is None
@@ -33,7 +34,7 @@ def test_a_chunk_lets_its_tensors_go_whoever_holds_it() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 def test_chunks_are_all_of_the_samples_in_order(count: int) -> None:
-    chunks = list(chunks_of(samples(count), chunk_mb=26))
+    chunks = list(chunks_of(samples(count), chunk_mb=26, known=()))
     assert [sample.sample_id for chunk in chunks for sample in chunk.samples] == [f"s{n}" for n in range(count)]
     assert all(len(chunk.samples) == 2 for chunk in chunks[:-1])
     assert len({chunk.sha256 for chunk in chunks}) == len(chunks)
@@ -47,9 +48,46 @@ def test_one_chunk_is_made_at_a_time() -> None:
             taken.append(sample.sample_id)
             yield sample
 
-    chunks = chunks_of(watched(), chunk_mb=26)
+    chunks = chunks_of(watched(), chunk_mb=26, known=())
     next(chunks)
     assert taken == ["s0", "s1"]
+
+
+def spelled(pictures: list[HubInput], known: set[str]) -> list[tuple[list[str], list[str]]]:
+    """The ids of what each chunk sends, and of what it answers."""
+    return [
+        ([sample.sample_id for sample in chunk.samples], [sample_id for sample_id, _ in chunk.order])
+        for chunk in chunks_of(pictures, chunk_mb=26, known=known)
+    ]
+
+
+def test_known_samples_are_answered_in_their_place_and_not_sent() -> None:
+    pictures = samples(7)
+    known = {SampleHasher().digest(pictures[number]) for number in (0, 1, 2, 4)}
+    assert spelled(pictures, known) == [([], ["s0", "s1"]), (["s3", "s5"], ["s2", "s3", "s4", "s5"]), (["s6"], ["s6"])]
+    assert spelled(pictures[:3], known) == [([], ["s0", "s1"]), ([], ["s2"])]
+
+
+def test_a_sample_that_comes_again_is_sent_once() -> None:
+    first, second, third = samples(3)
+    again = HubInput("again", first.image_input, first.text_input)
+    assert spelled([first, again, second, again, third], set()) == [
+        (["s0", "s1"], ["s0", "again", "s1"]),
+        (["s2"], ["again", "s2"]),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_left_after_a_crash_is_cut_at_the_same_places(seed: int) -> None:
+    """Masks are stored chunk by chunk, from the first: the later chunks, and so their jobs, stay what they were."""
+    random, pictures = np.random.default_rng(seed), samples(6)
+    drawn = [pictures[number] for number in random.integers(0, 6, 12)]
+    known = {SampleHasher().digest(pictures[number]) for number in random.integers(0, 6, 2)}
+    whole = [chunk for chunk in chunks_of(drawn, chunk_mb=26, known=known) if chunk.samples]
+    for stored in range(len(whole) + 1):
+        there = known | {digest for chunk in whole[:stored] for digest in chunk.digests}
+        left = [chunk.sha256 for chunk in chunks_of(drawn, chunk_mb=26, known=there) if chunk.samples]
+        assert left == [chunk.sha256 for chunk in whole[stored:]]
 
 
 def write_outputs(path: Path, masks: list[np.ndarray], name: str = "pred_mask") -> Path:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from promptseg.files import sha256_of
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.device import MAGIC
 from tests.aihub_bench.faults import FOR_EVER, KINDS
-from tests.aihub_bench.routes import ROUTES, STORAGE
+from tests.aihub_bench.routes import ROUTES, S3_SECRET, STORAGE
 from tests.aihub_bench.state import TOKEN, ServiceState
-from tests.aihub_helpers import forget_sleep, open_bench_hub
+from tests.aihub_helpers import forget_sleep, give_up_early, open_bench_hub
 from tests.graphs import split_picture, write_bright_graph
 
 EMAIL = "jury@example.org"
@@ -33,27 +34,37 @@ STEPS = {
         *("result", "outputs address", "get outputs"),
     ),
 }
-EVERY_KIND = tuple(kind for kind in KINDS if kind != "late")  # which waits for real time-outs: test_aihub_lateness.py
-FEW_KINDS = ("404", "429", "500", "lost", "cut", "garbage", "truncated")
 # The service gives no checksum, so a file of the right length with other content cannot be told, and an upload that its
 # storage confirms without having it is only told by the job that fails: see the last test.
-NOT_TELLABLE = {("get model", "garbage"), ("post dataset", "garbage"), ("post dataset", "another type")}
-CRITICAL = {"submit", "job", "list", "result", "put part", "post dataset", "get model", "get outputs"}
+NOT_TELLABLE = {
+    *(("get model", "garbage"), ("post dataset", "garbage")),
+    *(("post dataset", "another type"), ("put object", "another type")),
+}
+# What the storage is asked for where the service hands out credentials for objects of a bucket.
+BUCKET_STEPS = {
+    "compile": ("put object", "model confirmed", "head object", "get object"),
+    "infer": ("put object", "dataset confirmed", "head object", "get object"),
+}
+TIMES = {"once": 1, "for_ever": FOR_EVER}
 FAST = {
     ("compile", "submit", "lost"),
     ("infer", "submit", "500"),
     ("compile", "get model", "truncated without a length"),
+    ("compile", "get object", "truncated"),
+    ("infer", "get object", "truncated without a length"),
 }
+GIVEN_UP_S, LATE_S = 0.5, 0.7  # by the client, and what takes longer; real time-outs: test_aihub_lateness.py
 SAMPLE = split_picture("s", 30, 120, first_id=5)
 
 
 def cases() -> Iterator[object]:
-    for action, steps in STEPS.items():
-        for step in steps:
-            kinds = EVERY_KIND if step in CRITICAL else FEW_KINDS
-            for kind in (kind for kind in kinds if (step, kind) not in NOT_TELLABLE):
-                marks = () if (action, step, kind) in FAST else (pytest.mark.matrix,)
-                yield pytest.param(action, step, kind, marks=marks, id=f"{action}-{step}-{kind}".replace(" ", "_"))
+    """Every kind at every step; too late for ever is left out: it is "lost" with seconds of waiting for each try."""
+    steps = [(action, step) for table in (STEPS, BUCKET_STEPS) for action in table for step in table[action]]
+    for times, (action, step), kind in product(TIMES, steps, KINDS):
+        if (step, kind) not in NOT_TELLABLE and (times, kind) != ("for_ever", "late"):
+            marks = () if (action, step, kind) in FAST else (pytest.mark.matrix,)
+            name = f"{times}-{action}-{step}-{kind}".replace(" ", "_")
+            yield pytest.param(action, step, kind, TIMES[times], marks=marks, id=name)
 
 
 @dataclass
@@ -67,16 +78,11 @@ class Arena:
 
     def reset(self, compiled: bool) -> None:
         """Start over: nothing anywhere, or compiled by an earlier run."""
-        state, source = ServiceState(self.bench.state.folder), self.compiled_state
-        if compiled:
-            state.models, state.jobs = dict(source.models), dict(source.jobs)
-            state.continue_numbers(source)
-        self.bench.state = state
-        self.bench.faults = []
-        self.bench.requests.clear()
+        before = self.bench.state
+        self.bench.start_over(self.compiled_state if compiled else None)
+        if before is not self.compiled_state:
+            shutil.rmtree(before.folder)
         shutil.rmtree(self.folder / "case", ignore_errors=True)
-        for upload in state.folder.glob("d*.h5"):  # ids come again
-            upload.unlink()
         if compiled:
             shutil.copytree(self.folder / "start", self.folder / "case")
 
@@ -120,13 +126,13 @@ def attempt(run: Callable[[], None]) -> str:
     return ""
 
 
-@pytest.mark.parametrize(("action", "step", "kind"), cases())
-@pytest.mark.parametrize("times", [1, FOR_EVER], ids=["once", "for_ever"])
+@pytest.mark.parametrize(("action", "step", "kind", "times"), cases())
 def test_a_fault_costs_no_second_job_and_no_half_file(
     arena: Arena, monkeypatch: pytest.MonkeyPatch, action: str, step: str, kind: str, times: int
 ) -> None:
     arena.reset(compiled=action != "compile")
     folder = arena.folder / "case"
+    arena.bench.state.hands_out_credentials = step in BUCKET_STEPS.get(action, ())
 
     def run() -> None:
         share_with = (EMAIL,) if action == "compile" else ()
@@ -137,11 +143,14 @@ def test_a_fault_costs_no_second_job_and_no_half_file(
             folder,
         )
 
-    fault = Fault(step, kind, times)
+    if kind == "late":
+        give_up_early(monkeypatch.setattr, GIVEN_UP_S)
+    fault = Fault(step, kind, times, late_s=LATE_S)
     arena.bench.faults.append(fault)
     message = attempt(run)
     assert not message or "AI Hub" in message or "job j" in message, "it says what it is about"
     assert TOKEN not in message
+    assert S3_SECRET not in message
     assert fault.times < times, "the step came up"
     submitted = arena.bench.state.names(action)
     assert len(submitted) <= 1
@@ -154,7 +163,7 @@ def test_a_fault_costs_no_second_job_and_no_half_file(
 
 
 def test_every_step_of_the_protocol_is_in_the_matrix() -> None:
-    steps = {step for steps in STEPS.values() for step in steps}
+    steps = {step for table in (STEPS, BUCKET_STEPS) for steps in table.values() for step in steps}
     assert steps | {"logs", "get log"} == set(ROUTES) | set(STORAGE)  # logs: see test_aihub_hub.py
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from qai_hub import public_api_pb2 as pb
 
@@ -20,7 +21,7 @@ from promptseg.deploy.hub import CompiledGraph
 from promptseg.files import sha256_of
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.state import TOKEN
-from tests.aihub_helpers import DEVICE, forget_sleep, hub_config, open_bench_hub
+from tests.aihub_helpers import DEVICE, ONE_SAMPLE_MB, forget_sleep, hub_config, open_bench_hub
 from tests.graphs import split_picture, write_bright_graph, write_refused_graph
 
 SAMPLES = [split_picture(f"s{number}", 30 + number, 120, first_id=number * 15000) for number in range(3)]
@@ -142,6 +143,21 @@ def test_samples_limit_a_trial_run(bench: Bench, opened: Any, graph: Path, tmp_p
     outputs = list(opened(samples=2).infer(graph, tmp_path / "compiled", SAMPLES))
     assert [output.sample_id for output in outputs] == ["s0", "s1"]
     assert len(bench.state.names("infer")) == 2
+
+
+def test_a_trial_run_is_paid_for_once(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
+    """The samples of a trial share a chunk with others later, and are not sent again."""
+    opened().compile(graph, tmp_path / "compiled")
+    list(opened(samples=1).infer(graph, tmp_path / "compiled", SAMPLES))
+    outputs = list(opened(chunk_mb=2 * ONE_SAMPLE_MB).infer(graph, tmp_path / "compiled", SAMPLES))
+    wanted = list(masks_on_host(graph, SAMPLES))
+    assert [output.sample_id for output in outputs] == ["s0", "s1", "s2"]
+    assert all((one.pred_mask == other.pred_mask).all() for one, other in zip(outputs, wanted, strict=True))
+    sent = []
+    for job in (job for job in bench.state.jobs.values() if job.kind == "infer"):
+        with h5py.File(bench.state.datasets[job.content.dataset.dataset_id].file) as store:
+            sent.append(int(store["data/0"].attrs["batch_count"]))
+    assert sent == [1, 2]
 
 
 def test_jobs_in_flight_are_bounded(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
@@ -288,7 +304,7 @@ def test_empty_profiles_are_asked_for_again_and_never_taken(
     bench.state.empty_profiles = 2
     assert opened().profile(graph, tmp_path / "compiled").latency_ms_device == 6.5
     bench.state.empty_profiles = 10**9
-    with pytest.raises(UnreachableError, match="got an empty profile"):
+    with pytest.raises(UnreachableError, match=r"got an empty profile; run again .*max_profiler_iterations"):
         opened(max_profiler_iterations=3).profile(graph, tmp_path / "compiled")
 
 

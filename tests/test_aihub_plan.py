@@ -33,7 +33,7 @@ def test_jobs_and_bytes_are_told_without_a_token_and_nothing_is_written(tmp_path
     assert f"          uploads model.onnx: {graph.stat().st_size / 1e6:.1f} MB" in lines
     assert f"profile   {work.profile_name(100)} (to submit)" in lines
     assert "shared with jury@example.org" in text
-    assert "infer     2 jobs: 0 with their masks stored here, 0 submitted before, 2 to submit" in lines
+    assert "infer     2 jobs: 0 submitted before, 2 to submit; 0 samples have their masks stored here" in lines
     estimate = re.search(
         r"uploads 3 samples, 37\.8 MB of tensors: about ([\d.]+) MB compressed .estimated from 2.", text
     )

@@ -144,7 +144,8 @@ def test_artefacts_stay_out_of_git(chain: tuple[Path, list[str]]) -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=project, capture_output=True, text=True, check=True).stdout.split()
     made = {name for name in listed if name.startswith(("data/", "models/", "metrics/", ".cache/", ".dvc/"))}
     assert {name for name in made if not name.endswith(".gitignore")} == {
-        *METRICS, "metrics/train.csv", "metrics/tradeoff.csv", "metrics/sweep.csv", "metrics/gallery.jpg", ".dvc/config"
+        *METRICS, "metrics/train.csv", "metrics/tradeoff.csv", "metrics/sweep.csv", "metrics/gallery.jpg",
+        ".dvc/config", ".dvc/plots/tradeoff.json",
     }  # fmt: skip
 
 

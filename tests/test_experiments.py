@@ -59,7 +59,7 @@ def test_points_are_those_that_were_asked_the_same_once_each_under_their_own_nam
     assert found.left_out == 3
 
 
-def test_a_device_counts_where_every_point_has_one() -> None:
+def test_a_device_counts_where_as_many_have_one() -> None:
     rows = [row("a", 192, 4.5, 0.4, latency_ms_device=9.0), row("b", 320, 6.8, 0.5, latency_ms_device=20.0)]
     assert [point.latency_ms for point in comparable_points(rows).points] == [9.0, 20.0]
     assert comparable_points(rows).points[0].latency_source == "device"
@@ -67,11 +67,65 @@ def test_a_device_counts_where_every_point_has_one() -> None:
     assert {point.latency_source for point in comparable_points(rows).points} == {"estimated"}
 
 
+def cloud(name: str | None, res: int, ms: float, miou: float, **changes: Any) -> dict[str, Any]:
+    """A row of a run in the cloud: measured, and not estimated."""
+    bounds = {"latency_ms_device_low": ms - 1, "latency_ms_device_high": ms + 1, "host.latency_ms_cpu": 3 * ms}
+    return row(name, res, None, miou, latency_ms_device=ms, **bounds, **changes)
+
+
+@pytest.mark.parametrize(
+    ("measured", "estimated", "source"), [(1, 2, "estimated"), (2, 1, "device"), (2, 2, "device"), (0, 1, "estimated")]
+)
+def test_measured_and_estimated_are_never_compared_with_each_other(measured: int, estimated: int, source: str) -> None:
+    """Not by this machine's clock either, which all of them have: it says nothing about the NPU."""
+    rows = [cloud(f"m{number}", 192 + number, 9.0 + number, 0.4) for number in range(measured)]
+    rows += [row(f"e{number}", 192 + number, 4.0 + number, 0.4) for number in range(estimated)]
+    found = comparable_points(rows)
+    assert {point.latency_source for point in found.points} == {source}
+    assert len(found.points) == (measured if source == "device" else estimated)
+    other = {"device": "estimated", "estimated": "device"}[source]
+    assert found.other_kinds == ({other: measured + estimated - len(found.points)} if measured else {})
+    assert found.left_out == 0
+    for kind, count in (("device", measured), ("estimated", estimated)):
+        if count:
+            assert {point.latency_source for point in comparable_points(rows, kind).points} == {kind}
+
+
+def test_figures_that_are_shown_under_several_names_have_one_voice() -> None:
+    """The workspace and its commit repeat an experiment: three rows measured, and yet one point against two."""
+    rows = [cloud(None, 320, 9.0, 0.5), cloud(None, 320, 9.0, 0.5, rev="main"), cloud("m", 320, 9.0, 0.5)]
+    rows += [row("a", 192, 4.5, 0.4), row("b", 320, 6.8, 0.5)]
+    found = comparable_points(rows)
+    assert [point.name for point in found.points] == ["a", "b"]
+    assert found.other_kinds == {"device": 3}
+
+
+def test_without_any_figure_of_the_npu_the_host_counts() -> None:
+    rows = [row("a", 192, None, 0.4), row("b", 320, None, 0.5)]
+    assert {point.latency_source for point in comparable_points(rows).points} == {"cpu"}
+
+
+def test_recommend_tells_of_runs_by_another_clock(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, cloud("x590", 590, 21.0, 0.55), cloud("x320", 320, 11.0, 0.51)]
+    monkeypatch.setattr(recommend, "read_experiments", lambda _: rows)
+    recommend.run(recommend.argparse.Namespace(latency=None, above_miou=None, under_ms=None))
+    told = capsys.readouterr().out
+    assert "x590" not in told
+    assert "2 more have only the latency `device`, which is not compared with this one: --latency device" in told
+    recommend.run(recommend.argparse.Namespace(latency="device", above_miou=0.54, under_ms=None))
+    told = capsys.readouterr().out
+    assert "ms (device)" in told
+    assert "fastest of mIoU 0.54 or more: x590 (res 590, 21.00 ms device, mIoU 0.550)" in told
+    assert "more have only the latency `estimated`" in told
+
+
 def test_without_metrics_the_remedy_is_named() -> None:
     with pytest.raises(ValueError, match="run `dvc repro`, or `dvc queue start`"):
         comparable_points([row("queued", 320, None, None)])
     with pytest.raises(ValueError, match="try another --latency"):
-        comparable_points([row("a", 320, None, 0.5)], "latency_ms_estimated")
+        comparable_points([row("a", 320, None, 0.5)], "estimated")
 
 
 def test_the_table_fits_a_terminal_and_marks_the_front() -> None:

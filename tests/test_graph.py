@@ -3,6 +3,7 @@
 import ast
 import configparser
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from dvc_render.vega_templates import TEMPLATES
 
 from promptseg.experiments.points import Point
 from promptseg.params import Params
+from promptseg.scoring import tradeoff_row
 from promptseg.training.run import CURVE_COLUMNS
 from tests.imports import LIBRARY, ROOT, file_of, has_code, reached_files, stage_scripts, syntax
 
@@ -262,13 +265,23 @@ def test_only_metrics_and_plots_stay_out_of_the_cache(name: str) -> None:
 
 
 def test_plots_name_columns_that_exist() -> None:
-    tradeoff = ("res", "latency_ms_estimated", "latency_ms_cpu", "miou", "miou_small", "miou_medium", "miou_large")
+    scores = {name: 0.5 for name in ("miou", "miou_small", "miou_medium", "miou_large")}
+    tradeoff = tuple(tradeoff_row(320, scores, {}))
     sweep = [field.name for field in dataclasses.fields(Point)]  # by `python -m promptseg sweep-plot`, not by a stage
     columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": sweep}
     for plot in RAW["plots"]:
         (settings,) = plot.values()
         for path, drawn in settings["y"].items():
             assert {settings["x"], *([drawn] if isinstance(drawn, str) else drawn)} <= set(columns[path])
+
+
+def test_plots_are_drawn_by_templates_that_exist_and_never_mix_kinds_of_latency() -> None:
+    own = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / ".dvc" / "plots").glob("*.json")}
+    used = {settings["template"]: settings for plot in RAW["plots"] for settings in plot.values()}
+    assert used.keys() <= own.keys() | {template.DEFAULT_NAME for template in TEMPLATES}
+    assert own.keys() <= used.keys()
+    assert own["tradeoff"]["encoding"]["column"]["field"] == "latency_source"
+    assert used["tradeoff"]["x"] == "latency_ms"
 
 
 def test_dvc_calls_nobody_and_adds_nothing_to_git_by_itself() -> None:

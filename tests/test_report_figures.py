@@ -66,5 +66,17 @@ def test_an_estimate_is_never_called_a_measurement():
     assert (measured.label, measured.value, measured.note) == ("Latency on the NPU, measured", "20.0 ms", "a laptop")
 
 
+def test_a_device_is_asked_what_it_knows_and_a_simulator_what_it_knows():
+    spread = {"latency_ms_device_low": 19.0, "latency_ms_device_high": 30.5, "device_runs": 100}
+    told = {"first_load_ms": 310.0, "peak_memory_mb": 160.0, "layers_npu": 40, "layers_gpu": 0, "layers_cpu": 2}
+    measured = {"device": "a laptop", "latency_ms_device": 20.0, **spread, **told}
+    figures = {figure.label: figure.value for figure in deployment_figures(measured)}
+    assert (figures["First load"], figures["Warm load"], figures["Peak memory"]) == ("310 ms", "not measured", "160 MB")
+    assert figures["Layers"] == "40 on the NPU; 2 on the CPU"
+    assert "Spill" not in figures
+    assert "Peak memory" not in {figure.label for figure in deployment_figures(LATENCY)}
+    assert headline(SUMMARY, measured)[1].note == "19.0 to 30.5 ms over 100 runs; a laptop"
+
+
 def test_latency_of_the_host_names_the_host():
     assert headline(SUMMARY, LATENCY)[2].note == "120 to 151 ms; measured on A & B"

@@ -29,6 +29,15 @@ def test_the_picture_names_every_size_and_repeats_exactly() -> None:
     assert draw_sweep(POINTS) == drawn
 
 
+@pytest.mark.parametrize(("source", "label"), [("device", "NPU, measured"), ("cpu", "this host's CPU")])
+def test_the_picture_says_whose_clock_it_was(source: str, label: str) -> None:
+    points = [point(name, 4.0 + res, 0.5, res=res, latency_source=source) for name, res in (("a", 192), ("b", 320))]
+    texts = [element.text for element in ElementTree.fromstring(draw_sweep(points)).iter()]
+    assert texts.count(label) == 1
+    assert f"ms ({label})" in texts
+    assert "NPU, estimated" not in texts
+
+
 def test_one_point_is_no_sweep() -> None:
     with pytest.raises(ValueError, match="got 1 experiments to draw, wanted at least two"):
         draw_sweep(POINTS[:1])

@@ -180,16 +180,25 @@ def summary_of_one() -> Scores:
     return score(samples, pictures, perfect(samples[:3]), seed=0)
 
 
-def test_the_tradeoff_point_joins_score_and_latency(tmp_path):
+@pytest.mark.parametrize(
+    ("latency", "cells"),
+    [
+        ({"latency_ms_estimated": 12.5, "latency_ms_device": None}, ["12.5", "estimated"]),
+        ({"latency_ms_estimated": None, "latency_ms_device": 9.75}, ["9.75", "device"]),
+        ({"latency_ms_estimated": 12.5, "latency_ms_device": 9.75}, ["9.75", "device"]),
+        ({}, ["80.25", "cpu"]),
+    ],
+)
+def test_the_tradeoff_point_joins_score_and_latency_and_names_which(latency, cells, tmp_path):
     summary = summary_of_one().summary
-    row = tradeoff_row(512, summary, {"latency_ms_estimated": 12.5, "host": {"latency_ms_cpu": 80.25}})
+    row = tradeoff_row(512, summary, {**latency, "host": {"latency_ms_cpu": 80.25}})
     write_tradeoff(tmp_path / "tradeoff.csv", row)
     header, line = (tmp_path / "tradeoff.csv").read_text().splitlines()
-    assert header == "res,latency_ms_estimated,latency_ms_cpu,miou,miou_small,miou_medium,miou_large"
-    assert line.split(",")[:4] == ["512", "12.5", "80.25", str(summary["miou"])]
+    assert header == "res,latency_ms,latency_source,latency_ms_cpu,miou,miou_small,miou_medium,miou_large"
+    assert line.split(",")[:5] == ["512", *cells, "80.25", str(summary["miou"])]
 
 
 @pytest.mark.parametrize("latency", [{}, {"host": None, "latency_ms_estimated": None}, {"host": {}}])
 def test_latency_that_was_not_measured_is_an_empty_cell(latency, tmp_path):
     write_tradeoff(tmp_path / "tradeoff.csv", tradeoff_row(512, summary_of_one().summary, latency))
-    assert (tmp_path / "tradeoff.csv").read_text().splitlines()[1].startswith("512,,,1.0,")
+    assert (tmp_path / "tradeoff.csv").read_text().splitlines()[1].startswith("512,,,,1.0,")

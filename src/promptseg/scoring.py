@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from promptseg.datasets.records import PHRASE_KINDS, PhraseKind, Picture, Rle, Sample
 from promptseg.files import atomic_path
+from promptseg.latencies import latency_known_by
 from promptseg.metrics import (
     PRECISION_THRESHOLDS,
     SIZE_CLASSES,
@@ -95,13 +96,15 @@ def write_rows(path: Path, rows: Iterable[SampleScore]) -> None:
 def tradeoff_row(res: int, summary: Mapping[str, Any], latency: Mapping[str, Any]) -> dict[str, Any]:
     """Return one point of latency against mIoU, from the contents of score.json and latency.json.
 
-    What `latency` lacks is None, an empty cell for `dvc plots`.
+    `latency_source` says which latency `latency_ms` is, one of `latencies.NAMES`: points of different sources are not
+    to be compared. What `latency` lacks is None, an empty cell.
     """
-    host = latency.get("host") or {}
+    source, latency_ms = latency_known_by(latency)
     return {
         "res": res,
-        "latency_ms_estimated": latency.get("latency_ms_estimated"),
-        "latency_ms_cpu": host.get("latency_ms_cpu"),
+        "latency_ms": latency_ms,
+        "latency_source": source,
+        "latency_ms_cpu": (latency.get("host") or {}).get("latency_ms_cpu"),
         **{name: summary[name] for name in ("miou", "miou_small", "miou_medium", "miou_large")},
     }
 

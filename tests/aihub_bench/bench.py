@@ -12,7 +12,7 @@ from unittest.mock import patch
 from urllib.parse import parse_qs, urlsplit
 
 from tests.aihub_bench.faults import LOST, STATUSES, TRUNCATED, Fault
-from tests.aihub_bench.routes import Ask, NoSuchThing, api_step, storage_step
+from tests.aihub_bench.routes import BUCKET, Ask, NoSuchThing, api_step, storage_step
 from tests.aihub_bench.state import TOKEN, ServiceState
 
 PROTOBUF = "application/x-protobuf"
@@ -23,8 +23,8 @@ class Bench:
     """`with Bench(folder) as bench`: a service at `bench.address`, its state, its faults and what it was asked."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.state = ServiceState(folder)
+        self._folder = folder
+        self.state = ServiceState(folder / "first")
         self.faults: list[Fault] = []
         self.requests: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -33,8 +33,10 @@ class Bench:
         self.address, self.storage_address = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
     def __enter__(self) -> "Bench":
-        self._environment = patch.dict(os.environ, {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
-        self._environment.start()  # a proxy of this machine would be asked for the loopback, too
+        # A proxy of this machine would be asked for the loopback, too; the bucket is here.
+        addresses = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "AWS_ENDPOINT_URL_S3": self.storage_address}
+        self._environment = patch.dict(os.environ, addresses)
+        self._environment.start()
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
@@ -44,6 +46,13 @@ class Bench:
         for server in self._servers:
             server.shutdown()
             server.server_close()
+
+    def start_over(self, keeping: ServiceState | None = None) -> None:
+        """Replace the account by a new one, with the models and jobs of `keeping` or none; faults and counts go."""
+        self.state.come_to_rest()
+        self.state = self.state.successor(self._folder / self.state.new_id("account"), keeping)
+        self.faults = []
+        self.requests.clear()
 
     def write_configuration(self, path: Path, token: str = TOKEN) -> Path:
         """Write the client's own ini file for this bench."""
@@ -91,10 +100,14 @@ def _handler(bench: Bench, storage: bool) -> type[BaseHTTPRequestHandler]:
                 answer = 404, "text/plain", b'{"detail": "not found"}'
             self._send(answer, fault)
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
         def _body(self) -> bytes:
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            wanted = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(wanted)
+            if len(body) < wanted:
+                raise ConnectionAbortedError("the client gave up while it was sending")
+            return body
 
         def _answer(self, found: Any, query: str, body: bytes) -> Answer:
             if found is None:
@@ -107,6 +120,8 @@ def _handler(bench: Bench, storage: bool) -> type[BaseHTTPRequestHandler]:
 
         def _stored(self, path: str, body: bytes) -> Answer:
             _, kind, *rest = path.split("/")
+            if kind == BUCKET:
+                return self._object(body, *rest)
             if self.command == "PUT":
                 name = "-".join(rest) + ".part"
                 (bench.state.folder / name).write_bytes(body)
@@ -117,6 +132,13 @@ def _handler(bench: Bench, storage: bool) -> type[BaseHTTPRequestHandler]:
             if kind == "log":
                 return 200, "text/plain", b"first line\nthe op that failed: Abs\n"
             asset = (bench.state.models if kind == "model" else bench.state.datasets)[rest[0]]
+            return 200, "application/octet-stream", asset.file.read_bytes()
+
+        def _object(self, body: bytes, kind: str, asset_id: str) -> Answer:
+            asset = (bench.state.models if kind == "model" else bench.state.datasets)[asset_id]
+            if self.command == "PUT":
+                asset.file.write_bytes(body)
+                return 200, "application/xml", b""
             return 200, "application/octet-stream", asset.file.read_bytes()
 
         def _fails_first(self, fault: Fault) -> bool:
@@ -155,7 +177,8 @@ def _handler(bench: Bench, storage: bool) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", str(len(content)))
             self.close_connection = True
             self.end_headers()
-            self.wfile.write(content[: len(content) // 2] if short else content)
+            if self.command != "HEAD":
+                self.wfile.write(content[: len(content) // 2] if short else content)
 
     return Handler
 

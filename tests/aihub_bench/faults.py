@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 FOR_EVER = 10**9
 # Answered instead of doing what was asked.
-STATUSES = {"400": 400, "401": 401, "403": 403, "404": 404, "429": 429, "500": 500, "503": 503}
+STATUSES = {"400": 400, "401": 401, "403": 403, "404": 404, "413": 413, "426": 426, "429": 429, "500": 500, "503": 503}
 # What was asked is done, and the answer does not arrive: a cut connection, a 502 of a gateway, or too late.
 LOST = ("lost", "lost behind 502", "late")
 # The answer is cut short: with a length that tells, or without one.

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tests.aihub_bench.bench import Bench
 
 PART_BYTES = 5_000_000  # of an upload in parts
+BUCKET = "bucket"
+S3_SECRET = "secret-key-9876543210"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def _model(ask: Ask, model_id: str) -> Any:
 
 def _model_parts(ask: Ask, model_id: str) -> Any:
     _asset(ask.bench.state.models, model_id).file.unlink(missing_ok=True)
+    if ask.bench.state.hands_out_credentials:
+        return pb.FileUploadResponse(credentials=_credentials("model", model_id))
     parts = -(-int(ask.query["file_size"][0]) // PART_BYTES)
     urls = [f"{ask.bench.storage_address}/part/{model_id}/{part}" for part in range(parts)]
     return pb.FileUploadResponse(
@@ -73,8 +77,15 @@ def _model_complete(ask: Ask, model_id: str) -> Any:
     return _created(model_id)
 
 
+def _model_confirmed(ask: Ask, model_id: str) -> Any:
+    _asset(ask.bench.state.models, model_id)
+    return _created(model_id)
+
+
 def _model_download(ask: Ask, model_id: str) -> Any:
     _asset(ask.bench.state.models, model_id)
+    if ask.bench.state.hands_out_credentials:
+        return pb.FileDownloadResponse(credentials=_credentials("model", model_id, f"{model_id}.bin"))
     url = f"{ask.bench.storage_address}/model/{model_id}"
     return pb.FileDownloadResponse(url=pb.FileDownloadURL(url=url, filename=f"{model_id}.bin"))
 
@@ -87,6 +98,8 @@ def _new_dataset(ask: Ask) -> Any:
 
 
 def _dataset_upload(ask: Ask, dataset_id: str) -> Any:
+    if ask.bench.state.hands_out_credentials:
+        return pb.FileUploadResponse(credentials=_credentials("dataset", dataset_id))
     url = f"{ask.bench.storage_address}/dataset/{dataset_id}"
     return pb.FileUploadResponse(url=pb.FileUploadURL(url=url, file_field_name="file", fields={"key": dataset_id}))
 
@@ -102,6 +115,8 @@ def _dataset(ask: Ask, dataset_id: str) -> Any:
 
 def _dataset_download(ask: Ask, dataset_id: str) -> Any:
     _asset(ask.bench.state.datasets, dataset_id)
+    if ask.bench.state.hands_out_credentials:
+        return pb.FileDownloadResponse(credentials=_credentials("dataset", dataset_id, f"{dataset_id}.h5"))
     url = f"{ask.bench.storage_address}/dataset/{dataset_id}"
     return pb.FileDownloadResponse(url=pb.FileDownloadURL(url=url, filename=f"{dataset_id}.h5"))
 
@@ -171,6 +186,13 @@ def _share(ask: Ask, job_id: str) -> Any:
     return _created(job_id)
 
 
+def _credentials(kind: str, asset_id: str, filename: str = "") -> Any:
+    return pb.S3Credentials(
+        access_key_id="bench", secret_access_key=S3_SECRET, session_token="bench", region="us-west-2",
+        bucket=BUCKET, key=f"{kind}/{asset_id}", filename=filename,
+    )  # fmt: skip
+
+
 def _created(asset_id: str) -> Any:
     answer = pb.CreateUpdateResponse(id=asset_id)
     answer.creation_time.GetCurrentTime()
@@ -199,10 +221,12 @@ ROUTES: dict[str, tuple[str, str, Callable[..., Any]]] = {
     "model": ("GET", f"models/{ID}/", _model),
     "model parts": ("GET", f"models/{ID}/multipart_upload/", _model_parts),
     "model complete": ("POST", f"models/{ID}/multipart_upload/", _model_complete),
+    "model confirmed": ("POST", f"models/{ID}/upload_complete/", _model_confirmed),
     "model address": ("GET", f"models/{ID}/download/", _model_download),
     "new dataset": ("POST", "datasets/", _new_dataset),
     "dataset address": ("GET", f"datasets/{ID}/upload_url/", _dataset_upload),
     "dataset complete": ("PATCH", f"datasets/{ID}/", _dataset_complete),
+    "dataset confirmed": ("POST", f"datasets/{ID}/upload_complete/", _dataset_complete),
     "dataset": ("GET", f"datasets/{ID}/", _dataset),
     "outputs address": ("GET", f"datasets/{ID}/download_data/", _dataset_download),
     "submit": ("POST", "jobs/", _new_job),
@@ -220,6 +244,9 @@ STORAGE: dict[str, tuple[str, str]] = {
     "get model": ("GET", "/model/"),
     "get outputs": ("GET", "/dataset/"),
     "get log": ("GET", "/log/"),
+    "put object": ("PUT", f"/{BUCKET}/"),
+    "head object": ("HEAD", f"/{BUCKET}/"),
+    "get object": ("GET", f"/{BUCKET}/"),
 }
 
 

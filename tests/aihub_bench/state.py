@@ -48,6 +48,7 @@ class ServiceState:
     """One account. `looks_needed` slows the queue, jobs of a kind in `failing` fail, `empty_profiles` are empty."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lock = threading.RLock()
         self.models: dict[str, Asset] = {}
@@ -62,6 +63,7 @@ class ServiceState:
         self.output_expires_after_s: float | None = None  # as long as a data set, unless set
         self.ignores_sharing = False
         self.keep_files = True
+        self.hands_out_credentials = False  # for objects of a bucket, in place of signed addresses
         self.logs = True
         self.layers = [
             ("conv_0", "NPU", 900, 120_000),
@@ -71,9 +73,22 @@ class ServiceState:
         self.inference_times_us = [6_000, 5_000, 7_000, 40_000]
         self._numbers = itertools.count(1)
 
-    def continue_numbers(self, other: "ServiceState") -> None:
-        """Give ids that `other` has not given."""
-        self._numbers = itertools.count(next(other._numbers))
+    def successor(self, folder: Path, keeping: "ServiceState | None") -> "ServiceState":
+        """Return an account with the models and jobs of `keeping`, or none, and its new files in `folder`.
+
+        Ids go on, so that nothing that either state does reaches what the other holds.
+        """
+        state = ServiceState(folder)
+        state._numbers = self._numbers
+        if keeping is not None:
+            state.models, state.jobs = dict(keeping.models), dict(keeping.jobs)
+        return state
+
+    def come_to_rest(self) -> None:
+        """Return when no job is at work any more."""
+        for entry in list(self.jobs.values()):
+            if entry.worker is not None:
+                entry.worker.join()
 
     def new_id(self, letter: str) -> str:
         return f"{letter}{next(self._numbers):05d}"

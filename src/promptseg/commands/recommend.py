@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from promptseg.commands.console import say
 from promptseg.commands.project import ROOT
 from promptseg.experiments.points import Point, best_under, fastest_above, pareto_front
-from promptseg.experiments.records import SOURCES, comparable_points, read_experiments
-
-LATENCIES = dict(zip(("device", "estimated", "cpu"), SOURCES, strict=True))
+from promptseg.experiments.records import comparable_points, read_experiments
+from promptseg.latencies import NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,17 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--under-ms", type=float, metavar="MS", help="the best experiment of at most so many milliseconds"
     )
-    parser.add_argument("--latency", choices=LATENCIES, help="which one; by default a device's, else the estimated one")
+    parser.add_argument("--latency", choices=NAMES, help="which one; by default the NPU's that most experiments have")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, the front marked, and what was asked for."""
     rows = read_experiments(ROOT)
-    found = comparable_points(rows, LATENCIES[options.latency] if options.latency else None)
+    found = comparable_points(rows, options.latency)
     say(", ".join(f"{name} {value}" for name, value in found.same.items()))
     for line in table(found.points):
         say(line)
     say("* no other is both faster and better")
+    for kind, count in found.other_kinds.items():
+        say(f"{count} more have only the latency `{kind}`, which is not compared with this one: --latency {kind}")
     if found.left_out:
         say(f"{found.left_out} more were asked other questions, or have no figures (yet)")
     if options.above_miou is not None:

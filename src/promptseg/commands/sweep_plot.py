@@ -20,9 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write both, and say what is in them."""
     rows = [row for row in read_experiments(ROOT) if str(row.get("Experiment") or "").startswith(options.prefix)]
-    points = [point for point in comparable_points(rows).points if point.can_be_applied]
+    found = comparable_points(rows)
+    points = [point for point in found.points if point.can_be_applied]
     picture = draw_sweep(points)
     write_bytes(options.csv, sweep_csv(points).encode("utf-8"))
     write_bytes(options.svg, picture.encode("utf-8"))
-    say(f"{len(points)} experiments: {options.csv}, {options.svg}")
+    say(f"{len(points)} experiments by the latency `{points[0].latency_source}`: {options.csv}, {options.svg}")
+    for kind, count in found.other_kinds.items():
+        say(f"{count} more have only the latency `{kind}`, which is not drawn beside this one")
     return 0

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class Point:
     """One experiment. Latencies in ms, with the bounds that its source gives; None where there are none.
 
-    `latency_source` is "device" (a clock), "estimated" (never a measurement) or "cpu" (this machine's).
+    `latency_source` is the kind of its latency, one of `latencies.NAMES`: "device" (a clock), "estimated" (never a
+    measurement) or "cpu" (this machine's). Only points of one kind are compared.
     The workspace and commits are no experiments, and cannot be applied.
     """
 

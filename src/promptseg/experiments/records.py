@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from promptseg.experiments.points import Point
+from promptseg.latencies import CPU, DEVICE, ESTIMATED, NAMES
 
 # Points are comparable when all of these are equal: the same questions, asked of the same kind of machine.
 SAME = ("data", "hub.split", "phrases", "hub.device")
-SOURCES = ("latency_ms_device", "latency_ms_estimated", "host.latency_ms_cpu")
 
 
 @dataclass(frozen=True)
 class Comparable:
-    """Points that answer the same questions; `left_out` experiments answered others, or have no figures (yet)."""
+    """Points that answer the same questions, by one kind of latency.
+
+    `other_kinds` counts the rows that answer them too, and have the NPU's latency of another kind only; `left_out` rows
+    answered other questions, or have no figures (yet).
+    """
 
     points: list[Point]
     same: dict[str, Any]
+    other_kinds: dict[str, int]
     left_out: int
 
 
@@ -34,9 +39,9 @@ def read_experiments(root: Path) -> list[dict[str, Any]]:
 def comparable_points(rows: Sequence[Mapping[str, Any]], source: str | None = None) -> Comparable:
     """Return the points of the largest group of experiments that can be compared with each other.
 
-    `source` is one of SOURCES, or None: a device's clock where every point has one, else the estimate. An experiment
-    that shows the same figures under several names (the workspace, a commit, an applied experiment) counts once, under
-    its own name. Raises ValueError when there is none.
+    `source` is a kind of latency, or None: the NPU's that most of them have, a device's clock where as many have an
+    estimate, the host's where none has either. An experiment that shows the same figures under several names (the
+    workspace, a commit, an applied experiment) counts once, under its own name. Raises ValueError when there is none.
     """
     scored = [row for row in rows if _figure(row, "miou") is not None]
     if not scored:
@@ -44,23 +49,36 @@ def comparable_points(rows: Sequence[Mapping[str, Any]], source: str | None = No
     keys = [tuple(_cell(row, name) for name in SAME) for row in scored]
     chosen = Counter(keys).most_common(1)[0][0]
     alike = [row for row, key in zip(scored, keys, strict=True) if key == chosen]
-    source = source or next(
-        (name for name in SOURCES if all(_figure(row, name) is not None for row in alike)), SOURCES[1]
-    )
-    timed = [row for row in alike if _figure(row, source) is not None]
-    if not timed:
-        raise ValueError(f"got no experiment with {source}, wanted at least one; try another --latency")
+    points = {kind: _points(alike, kind) for kind in NAMES}
+    source = source or (CPU if not points[DEVICE] + points[ESTIMATED] else _most(points, DEVICE, ESTIMATED))
+    if not points[source]:
+        raise ValueError(f"got no experiment with {NAMES[source]}, wanted at least one; try another --latency")
+    timed = [row for row in alike if _figure(row, NAMES[source]) is not None]
+    untimed = [row for row in alike if _figure(row, NAMES[source]) is None]
+    others = {kind: sum(_figure(row, NAMES[kind]) is not None for row in untimed) for kind in (DEVICE, ESTIMATED)}
+    others = {kind: count for kind, count in others.items() if count}
+    left_out = len(rows) - len(timed) - sum(others.values())
+    return Comparable(points[source], dict(zip(SAME, chosen, strict=True)), others, left_out)
+
+
+def _most(points: Mapping[str, Sequence[Point]], *kinds: str) -> str:
+    return max(kinds, key=lambda kind: len(points[kind]))
+
+
+def _points(rows: Sequence[Mapping[str, Any]], source: str) -> list[Point]:
+    """Return the points of the rows that have this latency, each once, the fastest first."""
     unique: dict[tuple[float, ...], Point] = {}
+    timed = [row for row in rows if _figure(row, NAMES[source]) is not None]
     for row in sorted(timed, key=lambda row: row.get("Experiment") is None):
         point = _point(row, source)
         unique.setdefault((point.res, point.miou, point.latency_ms, point.latency_ms_cpu or 0.0), point)
-    points = sorted(unique.values(), key=lambda point: point.latency_ms)
-    return Comparable(points, dict(zip(SAME, chosen, strict=True)), len(rows) - len(timed))
+    return sorted(unique.values(), key=lambda point: point.latency_ms)
 
 
 def _point(row: Mapping[str, Any], source: str) -> Point:
-    names = ("miou", "miou_ci_low", "miou_ci_high", source)
-    figures = {name: value for name in names if (value := _figure(row, name)) is not None}
+    name = NAMES[source]
+    names = ("miou", "miou_ci_low", "miou_ci_high", name)
+    figures = {each: value for each in names if (value := _figure(row, each)) is not None}
     return Point(
         name=str(row.get("Experiment") or row.get("rev")),
         can_be_applied=row.get("Experiment") is not None,
@@ -68,11 +86,11 @@ def _point(row: Mapping[str, Any], source: str) -> Point:
         miou=figures["miou"],
         miou_low=figures["miou_ci_low"],
         miou_high=figures["miou_ci_high"],
-        latency_ms=figures[source],
-        latency_ms_low=_figure(row, f"{source}_low"),
-        latency_ms_high=_figure(row, f"{source}_high"),
-        latency_source=source.rpartition("_")[2],
-        latency_ms_cpu=_figure(row, "host.latency_ms_cpu"),
+        latency_ms=figures[name],
+        latency_ms_low=_figure(row, f"{name}_low"),
+        latency_ms_high=_figure(row, f"{name}_high"),
+        latency_source=source,
+        latency_ms_cpu=_figure(row, NAMES[CPU]),
     )
 
 

@@ -30,7 +30,7 @@ def headline(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> list[Fig
     if measured is None:
         npu = Figure("Latency on the NPU, estimated", _ms(latency, "latency_ms_estimated"), _estimate_note(latency))
     else:
-        npu = Figure("Latency on the NPU, measured", _quantity(measured, "ms"), latency.get("device") or "on a device")
+        npu = Figure("Latency on the NPU, measured", _quantity(measured, "ms"), _device_note(latency))
     host = Figure("Latency on this host's CPU", _ms(_host(latency), "latency_ms_cpu"), _host_note(latency))
     return [Figure("mIoU", f"{summary['miou']:.3f}", quality), npu, host]
 
@@ -47,17 +47,47 @@ def quality_figures(summary: Mapping[str, Any]) -> list[Figure]:
 
 
 def deployment_figures(latency: Mapping[str, Any]) -> list[Figure]:
-    """Return what compiling, profiling and timing said; "not measured" where they said nothing."""
-    costless = _quantity(latency.get("ops_without_cost"), "")
+    """Return what compiling, profiling and timing said; "not measured" where they said nothing.
+
+    A device's clock and the compiler's simulator know different things besides the latency: the one's are shown where
+    there is a measured latency, else the other's.
+    """
+    measured = latency.get("latency_ms_device") is not None
     return [
         Figure("NPU latency, measured", _ms(latency, "latency_ms_device"), "by a device's clock"),
         Figure("NPU latency, estimated", _ms(latency, "latency_ms_estimated"), _estimate_note(latency)),
+        *(_from_the_device(latency) if measured else _from_the_compiler(latency)),
+        Figure("Host CPU latency", _ms(_host(latency), "latency_ms_cpu"), _host_note(latency)),
+    ]
+
+
+def _from_the_device(latency: Mapping[str, Any]) -> list[Figure]:
+    layers = "; ".join(
+        f"{count} on the {unit.upper()}" for unit in ("npu", "gpu", "cpu") if (count := latency.get(f"layers_{unit}"))
+    )
+    return [
+        Figure("First load", _ms(latency, "first_load_ms"), "of the binary, on the device"),
+        Figure("Warm load", _ms(latency, "warm_load_ms"), "of the binary, on the device, once more"),
+        Figure("Peak memory", _quantity(latency.get("peak_memory_mb"), "MB"), "on the device, during inference"),
+        Figure("Layers", layers or NOT_MEASURED, "where the device ran them"),
+    ]
+
+
+def _from_the_compiler(latency: Mapping[str, Any]) -> list[Figure]:
+    costless = _quantity(latency.get("ops_without_cost"), "")
+    return [
         Figure("NPU latency, simulated", _ms(latency, "latency_ms_simulated"), "before calibration"),
         Figure("Operations without a cost", costless, "the simulation leaves them out"),
         Figure("DDR read", _quantity(latency.get("ddr_read_mb"), "MB"), "per inference, from the compiler"),
         Figure("Spill", _quantity(latency.get("spill_mb"), "MB"), "did not fit the NPU's own memory"),
-        Figure("Host CPU latency", _ms(_host(latency), "latency_ms_cpu"), _host_note(latency)),
     ]
+
+
+def _device_note(latency: Mapping[str, Any]) -> str:
+    """Say which device, and how far its runs were apart where it named them."""
+    device, low, high = (latency.get(name) for name in ("device", "latency_ms_device_low", "latency_ms_device_high"))
+    spread = "" if low is None or high is None else f"{_range(low, high)} over {latency.get('device_runs')} runs; "
+    return f"{spread}{device or 'on a device'}"
 
 
 def _estimate_note(latency: Mapping[str, Any]) -> str:

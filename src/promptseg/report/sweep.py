@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from promptseg.experiments.points import Point, pareto_front
+from promptseg.latencies import CPU, SPELLED
 from promptseg.report.curves import OURS, SVG, THEIRS, to_svg
 
 DECIMALS = 5
@@ -63,12 +64,12 @@ def _draw_latency(axes: Axes, points: Sequence[Point]) -> None:
     bounded = [p for p in points if p.latency_ms_low is not None and p.latency_ms_high is not None]
     low, high = [p.latency_ms_low or 0.0 for p in bounded], [p.latency_ms_high or 0.0 for p in bounded]
     axes.fill_between([p.res for p in bounded], low, high, color=OURS, alpha=0.15, lw=0)
-    axes.plot(
-        res, [p.latency_ms for p in points], color=OURS, marker="o", ms=4, label=f"NPU, {points[0].latency_source}"
-    )
-    hosted = [p for p in points if p.latency_ms_cpu is not None]
+    source = points[0].latency_source
+    axes.plot(res, [p.latency_ms for p in points], color=OURS, marker="o", ms=4, label=SPELLED[source])
+    hosted = [p for p in points if p.latency_ms_cpu is not None and source != CPU]
     cpu = [p.latency_ms_cpu or 0.0 for p in hosted]
-    axes.plot([p.res for p in hosted], cpu, color=THEIRS, marker="o", ms=4, label="this host's CPU")
+    if hosted:
+        axes.plot([p.res for p in hosted], cpu, color=THEIRS, marker="o", ms=4, label=SPELLED[CPU])
     axes.set(xlabel="res (px)", ylabel="ms", title="latency", yscale="log")
     axes.legend(fontsize=8.5)
 
@@ -82,6 +83,6 @@ def _draw_tradeoff(axes: Axes, points: Sequence[Point]) -> None:
         colour = OURS if point in front else THEIRS
         axes.plot([point.latency_ms], [point.miou], color=colour, marker="o", ms=5)
         axes.annotate(str(point.res), (point.latency_ms, point.miou), (4, 4), textcoords="offset points")
-    axes.set(xlabel=f"ms (NPU, {points[0].latency_source})", ylabel="mIoU", title="the trade-off")
+    axes.set(xlabel=f"ms ({SPELLED[points[0].latency_source]})", ylabel="mIoU", title="the trade-off")
     axes.margins(x=0.12, y=0.12)
     axes.legend(fontsize=8.5)

@@ -1,7 +1,7 @@
 """Samples in chunks of bounded size: as HDF5 in the service's layout, and masks out of its answer."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,15 @@ SAMPLE_BYTES = sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples that go through one job; `digests` are the hashes of their tensors."""
+    """`samples` go through one job, or there are none; `digests` are the hashes of their tensors.
+
+    `order` is (sample id, digest) of all samples that were met since the chunk before: of these, and of those whose
+    masks are known or come with an earlier chunk.
+    """
 
     samples: list[HubInput]
     digests: tuple[str, ...]
+    order: tuple[tuple[str, str], ...]
 
     def let_go(self) -> None:
         """Free the tensors at once: a caller's frames may live on in the traceback of an error that was retried."""
@@ -31,7 +36,7 @@ class Chunk:
 
     @property
     def sha256(self) -> str:
-        """Hash of all the tensors, in order."""
+        """Hash of all the tensors that go through the job, in order."""
         return hashlib.sha256("".join(self.digests).encode()).hexdigest()
 
 
@@ -40,22 +45,32 @@ def samples_per_chunk(chunk_mb: int) -> int:
     return max(1, chunk_mb * MB // SAMPLE_BYTES)
 
 
-def chunks_of(inputs: Iterable[HubInput], chunk_mb: int) -> Iterator[Chunk]:
-    """Cut samples into chunks, in order; one is in memory at a time, if the caller lets each go before the next."""
-    hasher, held, digests = SampleHasher(), [], []
+def chunks_of(inputs: Iterable[HubInput], chunk_mb: int, known: Container[str]) -> Iterator[Chunk]:
+    """Cut samples into chunks, in order; one is in memory at a time, if the caller lets each go before the next.
+
+    A sample goes into a job once, and not at all where its mask is `known` (by its digest). Masks are stored chunk by
+    chunk, so that after a crash the samples that are left are cut at the same places, and their jobs are found again.
+    """
+    most, hasher = samples_per_chunk(chunk_mb), SampleHasher()
+    sent: set[str] = set()
+    held: dict[str, HubInput] = {}
+    order: list[tuple[str, str]] = []
     for sample in inputs:
-        held.append(sample)
-        digests.append(hasher.digest(sample))
-        if len(held) == samples_per_chunk(chunk_mb):
-            yield _taken(held, digests)
-    if held:
-        yield _taken(held, digests)
+        digest = hasher.digest(sample)
+        order.append((sample.sample_id, digest))
+        if digest not in sent and digest not in known:
+            sent.add(digest)
+            held[digest] = sample
+        if len(held) == most or (not held and len(order) == most):
+            yield _taken(held, order)
+    if order:
+        yield _taken(held, order)
 
 
-def _taken(held: list[HubInput], digests: list[str]) -> Chunk:
-    chunk = Chunk(list(held), tuple(digests))
+def _taken(held: dict[str, HubInput], order: list[tuple[str, str]]) -> Chunk:
+    chunk = Chunk(list(held.values()), tuple(held), tuple(order))
     held.clear()
-    digests.clear()
+    order.clear()
     return chunk
 
 

@@ -18,11 +18,12 @@ import qai_hub.public_rest_api as api
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from qai_hub import api_utils
+from qai_hub import api_utils, s3_transfer
 from qai_hub import public_api_pb2 as messages
 from qai_hub.client import Client, Device, RateLimitedError, UserError
 from qai_hub.client import Error as HubError
 from qai_hub.util.session import create_external_session, create_session
+from s3transfer.exceptions import RetriesExceededError
 
 from promptseg.deploy.aihub.errors import BusyError, RefusedError, UnreachableError
 
@@ -30,7 +31,10 @@ CLIENT_VERSION = version("qai_hub")
 DEFAULT_ADDRESS = api.DEFAULT_HUB_API_URL
 TOKEN_VARIABLE = "QAIHUB_API_TOKEN"
 PROBE_TIMEOUT_S = (3.05, 8.0)  # to connect, and to wait for an answer
-_TRANSPORT = (HubError, api.APIException, requests.RequestException, BotoCoreError, ClientError, DecodeError)
+_TRANSPORT = (
+    *(HubError, api.APIException, requests.RequestException, DecodeError),
+    *(BotoCoreError, ClientError, RetriesExceededError),  # a bucket's, with credentials of the service
+)
 _FRAMES = re.compile(r"[┌┐└┘─|\s]+")  # the client puts its messages into boxes
 
 
@@ -99,7 +103,7 @@ class OneTryClient(Client):
         """
         response = self._api_call(api._get_model_download_response, model_id)
         if response.HasField("credentials"):
-            return None
+            return self._object_bytes(response.credentials)
         session = create_external_session()
         with session.get(response.url.url, stream=True, headers={"Accept-Encoding": "identity"}) as answer:
             answer.raise_for_status()
@@ -112,6 +116,10 @@ class OneTryClient(Client):
         raise UnreachableError(
             f"AI Hub, model {model_id}: its storage states no length: half a file cannot be told from a whole one"
         )
+
+    def _object_bytes(self, place: Any) -> int:
+        storage = s3_transfer._build_client(place)
+        return int(storage.head_object(Bucket=place.bucket, Key=place.key)["ContentLength"])
 
     def address_of(self, job_id: str) -> str:
         """Return the address of a job's page."""
@@ -140,7 +148,7 @@ def asking(config: api.ClientConfig, what: str) -> Iterator[None]:
         raise BusyError(_line(config, what, error)) from None
     except _TRANSPORT as error:
         raise UnreachableError(_line(config, what, error)) from None
-    except AssertionError as error:  # the client's word for storage that confirms no upload
+    except (AssertionError, KeyError) as error:  # the client's words for storage that leaves out an ETag or a length
         raise UnreachableError(_line(config, what, error)) from None
 
 

@@ -50,9 +50,11 @@ class AiHub:
 
         def upload() -> str:
             check_qairt_version(service, work.qairt_version)
-            return submissions.asset(
-                work.graph_sha256, service.has_graph, lambda: (service.upload_graph(graph, work.compile_name), None)
-            )
+            return submissions.asset(work.graph_sha256, service.has_graph, send)
+
+        def send() -> tuple[str, float | None]:
+            _LOG.info("uploading %s, %.1f MB", graph.name, graph.stat().st_size / 1e6)
+            return service.upload_graph(graph, work.compile_name), None
 
         def submit(model_id: str) -> str:
             return service.submit_compile(model_id, work.device, work.compile_name, work.compile_options)

@@ -26,8 +26,8 @@ class _Started:
     name: str
     job_id: str | None
     chunk_sha256: str
-    sample_ids: tuple[str, ...]
     digests: tuple[str, ...]
+    order: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class InferenceJobs:
     wait: Callable[[str, str, str, str | None], None]
 
     def run(self, inputs: Iterable[HubInput], chunk_mb: int, jobs_in_flight: int) -> Iterator[HubOutput]:
-        """Yield one mask per input, in order.
+        """Yield one mask per input, in order; a sample whose mask is stored goes into no job.
 
         One chunk of samples is in memory at a time, at most `jobs_in_flight` jobs are submitted and not collected, and
         only one chunk's file is on the disk. A chunk's masks are stored before its first is yielded, so that a run that
         is killed goes on from there.
         """
         started: deque[_Started] = deque()
-        for chunk in chunks_of(inputs, chunk_mb):
+        for chunk in chunks_of(inputs, chunk_mb, self.masks):
             while len(started) >= jobs_in_flight:
                 yield from self._collect(started.popleft())
             started.append(self._start(chunk))
@@ -63,14 +63,14 @@ class InferenceJobs:
 
     def _start(self, chunk: Chunk) -> _Started:
         name, job_id = self.name_of(chunk.sha256), None
-        if not all(digest in self.masks for digest in chunk.digests):
+        if chunk.samples:
             service, submissions = self.open_service()
 
             def submit(dataset_id: str) -> str:
                 return service.submit_run(self.compile_job_id, self.device, name, self.options, dataset_id)
 
             job_id = submissions.job(name, lambda: self._uploaded(chunk, name), submit)
-        return _Started(name, job_id, chunk.sha256, tuple(sample.sample_id for sample in chunk.samples), chunk.digests)
+        return _Started(name, job_id, chunk.sha256, chunk.digests, chunk.order)
 
     def _uploaded(self, chunk: Chunk, name: str) -> str:
         service, submissions = self.open_service()
@@ -87,14 +87,14 @@ class InferenceJobs:
 
     def _collect(self, started: _Started) -> Iterator[HubOutput]:
         if started.job_id is not None:
-            what = f"inference on {len(started.sample_ids)} samples"
+            what = f"inference on {len(started.digests)} samples"
             self.wait(started.name, started.job_id, what, started.chunk_sha256)
             try:
                 patiently(lambda: self._store(started))
             except JobFailedError:
                 self.open_service()[1].failed(started.name, started.job_id, None)
                 raise
-        for sample_id, digest in zip(started.sample_ids, started.digests, strict=True):
+        for sample_id, digest in started.order:
             yield HubOutput(sample_id, self.masks[digest].to_mask())
 
     def _store(self, started: _Started) -> None:

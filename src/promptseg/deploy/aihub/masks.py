@@ -22,7 +22,7 @@ class MaskStore:
                 entry = json.loads(line)
                 self._masks[entry["sample"]] = Rle(**entry["mask"])
 
-    def __contains__(self, digest: str) -> bool:
+    def __contains__(self, digest: object) -> bool:
         return digest in self._masks
 
     def __getitem__(self, digest: str) -> Rle:

@@ -20,9 +20,9 @@ _MEASURED = 3  # samples that are compressed to estimate what the others will be
 
 @dataclass
 class _Inference:
-    """Counts over all chunks; `upload_mb` is an estimate."""
+    """Counts of jobs, and of samples by name; `upload_mb` is an estimate."""
 
-    stored: int = 0
+    stored_samples: int = 0
     submitted: int = 0
     new: int = 0
     new_samples: int = 0
@@ -56,8 +56,8 @@ def plan(config: HubConfig, cache: Path, graph: Path, inputs: Iterable[HubInput]
     yield f"          {work.profile_options(iterations)}"
     runs = _inference(journal, MaskStore(folder / "masks" / work.compile_name), work, inputs, config.aihub.chunk_mb)
     yield (
-        f"infer     {runs.stored + runs.submitted + runs.new} jobs: {runs.stored} with their masks stored here, "
-        f"{runs.submitted} submitted before, {runs.new} to submit"
+        f"infer     {runs.submitted + runs.new} jobs: {runs.submitted} submitted before, {runs.new} to submit; "
+        f"{runs.stored_samples} samples have their masks stored here"
     )
     yield (
         f"          uploads {runs.new_samples} samples, {runs.new_samples * SAMPLE_BYTES / MB:.1f} MB of tensors: "
@@ -68,10 +68,11 @@ def plan(config: HubConfig, cache: Path, graph: Path, inputs: Iterable[HubInput]
 
 def _inference(journal: Journal, masks: MaskStore, work: Work, inputs: Iterable[HubInput], chunk_mb: int) -> _Inference:
     runs = _Inference()
-    for chunk in chunks_of(inputs, chunk_mb):
-        if all(digest in masks for digest in chunk.digests):
-            runs.stored += 1
-        elif journal.job(work.infer_name(chunk.sha256)).job_id is not None:
+    for chunk in chunks_of(inputs, chunk_mb, masks):
+        runs.stored_samples += sum(digest in masks for _, digest in chunk.order)
+        if not chunk.samples:
+            continue
+        if journal.job(work.infer_name(chunk.sha256)).job_id is not None:
             runs.submitted += 1
         else:
             runs.new += 1

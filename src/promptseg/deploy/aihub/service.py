@@ -149,7 +149,10 @@ class Service:
         with self._asking(f"download the profile of job {job_id}"):
             profile = self._job(job_id).download_profile()
         if not profile:
-            raise UnreachableError(f"job {job_id}: got an empty profile")
+            raise UnreachableError(
+                f"job {job_id}: got an empty profile; run again to ask for it again, or change "
+                "hub.aihub.max_profiler_iterations to measure anew"
+            )
         return dict(profile)
 
     def download_outputs(self, job_id: str, path: Path) -> None:
