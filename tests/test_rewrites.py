@@ -23,7 +23,6 @@ from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
 from promptseg.deploy.rewrites.split_conv import LEAST_INPUTS, PARTS, SplitConv
 from promptseg.deploy.rewrites.stem import FoldedStem
 from promptseg.deploy.rewrites.substitute import substituted
-from promptseg.deploy.rewrites.text import EndTokenEncoder
 from promptseg.xdecoder.backbone import Downsample, FocalBlock
 from promptseg.xdecoder.mask_decoder import MaskAttention
 from promptseg.xdecoder.model import XDecoder
@@ -101,13 +100,6 @@ def test_a_split_convolution(inputs: int, parts: int, stride: int, padding: int,
     split = SplitConv(conv.weight, conv.bias, stride, padding)
     close(split(x), conv(x))
     assert len(split.weights) == parts
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_end_token_alone_says_what_all_said(seed: int) -> None:
-    encoder = micro_network().text_encoder
-    ids = random_phrases(1, seed)
-    close(EndTokenEncoder(encoder)(ids), encoder(ids))
 
 
 @settings(max_examples=25, deadline=None)

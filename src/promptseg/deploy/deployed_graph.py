@@ -16,20 +16,17 @@ from promptseg.deploy.rewrites.mask import CanvasMask
 from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
 from promptseg.deploy.rewrites.stem import FoldedStem
 from promptseg.deploy.rewrites.substitute import Maker, substituted
-from promptseg.deploy.rewrites.text import EndTokenEncoder
 from promptseg.preprocess import CANVAS
 from promptseg.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
 from promptseg.xdecoder.mask_decoder import LEVELS
 from promptseg.xdecoder.model import MASK_STRIDE, XDecoder, best_masks, masks_to_canvas, resize_canvas
 from promptseg.xdecoder.pixel_decoder import ConvNorm
-from promptseg.xdecoder.text_encoder import TextEncoder
 
-Rewrite = Literal["stem", "blocks", "group_norms", "text", "decoder", "features"]
+Rewrite = Literal["stem", "blocks", "group_norms", "decoder", "features"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
 PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
     "blocks": (FocalBlock, FoldedBlock),
     "group_norms": (ConvNorm, MatrixConvNorm),
-    "text": (TextEncoder, EndTokenEncoder),
 }
 
 
