@@ -22,7 +22,8 @@ class SplitConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, M, ., .)."""
-        shares = x.split([weight.shape[1] for weight in self.weights], 1)
+        # A split into one would stay in the exported graph.
+        shares = x.split([weight.shape[1] for weight in self.weights], 1) if len(self.weights) > 1 else (x,)
         biases = (self.bias, *[None] * (len(shares) - 1))
         parts = zip(shares, self.weights, biases, strict=True)
         return reduce(torch.add, (F.conv2d(*part, self.stride, self.padding) for part in parts))
