@@ -23,7 +23,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the table, the front marked, and what was asked for."""
     rows = read_experiments(ROOT)
     found = comparable_points(rows, options.latency)
-    say(", ".join(f"{name} {value}" for name, value in found.same.items()))
+    same = {name: f"{value:g}" if isinstance(value, float) else value for name, value in found.same.items()}
+    say(", ".join(f"{name} {value}" for name, value in same.items()))
     for line in table(found.points):
         say(line)
     say("* no other is both faster and better")

@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
     head, base = commit_of(ROOT, "HEAD"), commit_of(ROOT, against)
     page = insert_changes(source.read_text(encoding="utf-8"), changes, head, f"{against} ({base[:10]})")
     write_bytes(options.out, page.encode("utf-8"))
-    say(f"{options.out}: {len(changes.params)} params and {len(changes.metrics)} metrics changed since {against}")
+    say(f"{options.out}: changed since {against}: {len(changes.params)} of params, {len(changes.metrics)} of metrics")
     return 0
