@@ -41,6 +41,10 @@ GROUPS = (
         for part in ("lateral", "output")
         for index in range(4)
     ),
+    *(
+        Group(f"pixel_decoder.output.slice(1, None, None).{index}", f"pyramid, output {index + 1}")  # of a sliced list
+        for index in range(3)
+    ),
     Group("pixel_decoder", "pyramid, the rest"),
     Group("level_features", "mask features"),
     Group("text_encoder", "text"),
