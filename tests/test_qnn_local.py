@@ -122,6 +122,7 @@ def test_a_real_compilation_is_profiled_and_emulated(graph, tmp_path):
     profile = hub.profile(graph, tmp_path / "compiled")
     assert 0 < profile.latency_ms_simulated_low <= profile.latency_ms_simulated <= profile.latency_ms_simulated_high
     assert profile.latency_ms_estimated == pytest.approx(estimate_ms(profile.latency_ms_simulated), abs=1e-3)
+    assert sum(profile.simulated_parts_ms.values()) == pytest.approx(profile.latency_ms_simulated, rel=0.02)
     assert profile.ddr_read_mb > 1024 * 1024 * 3 * 4 / 1e6  # at least the float32 picture
     fidelity = hub.fidelity(graph, tmp_path / "compiled", SAMPLES)
     assert fidelity.samples == 2

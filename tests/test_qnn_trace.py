@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from promptseg.deploy.qnn_trace import read_timeline
+from promptseg.deploy.qnn_trace import NodeTime, part_times_ms, read_timeline
 
 CONV, ADD, UNNAMED = 21, 22, 99
 MATRIX, VECTOR, MEMORY = 0, 1, 5
@@ -66,3 +66,20 @@ def test_a_log_without_a_timeline_is_refused(tmp_path: Path) -> None:
     log.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"profile_qnn\.log: got no timeline, wanted one"):
         read_timeline(log, binary)
+
+
+def test_times_are_added_up_by_part_of_the_network() -> None:
+    nodes = {
+        "graph/Resize_0": 1.0,
+        "<input>": 0.25,
+        "network.backbone.stages.0/Conv_1": 2.0,
+        "network.backbone/Add_9": 0.5,
+        "decoder.looks.2/MatMul_7": 0.125,
+        "network.mask_decoder.layers.2/Add_8": 0.125,
+        "decoders/Add": 4.0,
+        "Transpose_token_3": 3.0,
+    }
+    parts = part_times_ms({name: NodeTime(elapsed_ms=ms) for name, ms in nodes.items()})
+    assert parts == {
+        "picture": 1.25, "backbone": 2.5, "pixel_decoder": 0, "text_encoder": 0, "decoder": 0.25, "mask": 0, "other": 7,
+    }  # fmt: skip

@@ -2,7 +2,7 @@
 
 import pytest
 
-from promptseg.report.details import TOOLS, group_bars, layer_bars, operation_bars, provenance
+from promptseg.report.details import TOOLS, group_bars, layer_bars, operation_bars, part_bars, provenance
 from promptseg.scoring import GroupScore, SampleScore, Scores
 
 
@@ -41,6 +41,12 @@ def test_a_groups_interval_is_that_of_its_own_rows() -> None:
 def test_layers_are_read_from_a_devices_profile(text: str | None, unit: str, values: dict[str, float]) -> None:
     bars, got = layer_bars({"slowest_layers": text})
     assert ({bar.label: bar.value for bar in bars}, got) == (values, unit)
+
+
+def test_parts_of_the_network_come_with_the_slowest_first() -> None:
+    bars = part_bars({"simulated_parts_ms": {"picture": 0.5, "backbone": 2.0, "mask": 1.0}})
+    assert [(bar.label, bar.value) for bar in bars] == [("backbone", 2.0), ("mask", 1.0), ("picture", 0.5)]
+    assert part_bars({"simulated_parts_ms": None}) == []
 
 
 def test_without_a_device_there_are_no_layers() -> None:

@@ -101,6 +101,7 @@ class LatencyProfile:
     latency_ms_simulated: float | None = None
     latency_ms_simulated_low: float | None = None
     latency_ms_simulated_high: float | None = None
+    simulated_parts_ms: dict[str, float] | None = None  # what of it each part of the network takes
     simulated_cycles: int | None = None
     ops_without_cost: int | None = None  # the simulated figures leave these operations out
     ddr_read_mb: float | None = None

@@ -28,12 +28,14 @@ from promptseg.deploy.qnn_process import run_compiler, run_emulator
 from promptseg.deploy.qnn_profile import SimulatedCost, read_simulated_cost
 from promptseg.deploy.qnn_session import Chip, CompileRequest, EmulateRequest
 from promptseg.deploy.qnn_tools import qnn_available, tool_versions
+from promptseg.deploy.qnn_trace import part_times_ms, read_timeline
 from promptseg.files import atomic_path, sha256_of
 from promptseg.params import HubConfig
 
 BACKEND = "local"
 WRAPPER = "model.onnx"
 BINARY = "model_qnn.bin"  # the compiler derives it from the wrapper's name
+PROFILE, TIMELINE = "profile.csv", "profile_qnn.log"  # the second, too
 NOTHING_COMPILED = (
     "nothing was compiled for the NPU: onnxruntime-qnn with an HTP library is not installed on this machine; "
     "latencies are the host CPU's only"
@@ -70,7 +72,7 @@ class LocalHub:
     def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
         """Simulate on the chip (compiling once more, for the simulator's twin of it) and measure on the host."""
         manifest = self._read_manifest(graph, compiled)
-        cost = self._simulate(graph) if manifest.placed_on_npu else None
+        simulated = self._simulate(graph) if manifest.placed_on_npu else None
         profile = LatencyProfile(
             device=manifest.device,
             placed_on_npu=manifest.placed_on_npu,
@@ -78,7 +80,7 @@ class LocalHub:
             host=measure_on_host(graph, self._config.cpu_latency_runs),
             note=manifest.note,
         )
-        return profile if cost is None else _with_simulation(profile, cost)
+        return profile if simulated is None else _with_simulation(profile, *simulated)
 
     def infer(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
         """Return masks from ONNX Runtime on the host; the emulator is too slow for more than `fidelity`'s few."""
@@ -100,17 +102,18 @@ class LocalHub:
         _LOG.info("emulating sample %d of at most %d: %s", number, self._config.emulator_samples, sample.sample_id)
         return self._emulate(compiled, sample), host.run(sample)
 
-    def _simulate(self, graph: Path) -> SimulatedCost:
+    def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, float]]:
         _LOG.info("simulating %s on %s", graph.name, self._device.name)
         # A fresh folder: the tool appends to a profile that exists, and refuses to replace a wrapper.
         with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-            profile_csv = Path(scratch) / "profile.csv"
+            profile_csv = Path(scratch) / PROFILE
             run_compiler(graph.parent, self._compile_request(graph, Path(scratch), profile_csv))
             cost = read_simulated_cost(profile_csv)
+            parts_ms = part_times_ms(read_timeline(Path(scratch) / TIMELINE, Path(scratch) / BINARY))
         if cost.ops_without_cost:
             names = ", ".join(cost.costless_ops)
             _LOG.warning("the simulated figures leave out %d operations: %s", cost.ops_without_cost, names)
-        return cost
+        return cost, parts_ms
 
     def _emulate(self, compiled: Path, sample: HubInput) -> NDArray[np.bool_]:
         with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
@@ -129,6 +132,7 @@ class LocalHub:
             chip=self._chip(simulated=profile_csv is not None),
             profile_csv=None if profile_csv is None else str(profile_csv),
             verbose=False,
+            trace=profile_csv is not None,
         )
 
     def _chip(self, simulated: bool) -> Chip:
@@ -164,7 +168,7 @@ class LocalHub:
         return manifest
 
 
-def _with_simulation(profile: LatencyProfile, cost: SimulatedCost) -> LatencyProfile:
+def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, parts_ms: dict[str, float]) -> LatencyProfile:
     time_ms, low_ms, high_ms = cost.time_us / 1e3, cost.time_us_low / 1e3, cost.time_us_high / 1e3
     return replace(
         profile,
@@ -174,6 +178,7 @@ def _with_simulation(profile: LatencyProfile, cost: SimulatedCost) -> LatencyPro
         latency_ms_simulated=time_ms,
         latency_ms_simulated_low=low_ms,
         latency_ms_simulated_high=high_ms,
+        simulated_parts_ms=parts_ms,
         simulated_cycles=cost.cycles,
         ops_without_cost=cost.ops_without_cost,
         ddr_read_mb=_mb(cost.input_fill_bytes + cost.fill_bytes),

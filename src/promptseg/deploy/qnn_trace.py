@@ -9,6 +9,7 @@ import json
 import re
 import struct
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ _MATRIX, _LAST_VECTOR = 0, 4  # threads: the matrix unit's, then four of the vec
 _WAITING = "default_"  # starts and ends of work that runs in another thread
 _ID_MASK = 0xFFFFFFFF
 _BORDER = {2: "<input>", 3: "<output>"}
+# part of the deployed graph -> how the module paths of its nodes begin, below `network.`; see deploy/deployed_graph.py
+PARTS = {
+    "picture": ("graph", "<input>"),
+    "backbone": ("backbone",),
+    "pixel_decoder": ("pixel_decoder",),
+    "text_encoder": ("text_encoder",),
+    "decoder": ("decoder", "mask_decoder"),
+    "mask": ("best_mask", "to_canvas"),
+}
+OTHER = "other"
 _LONGEST_NAME = 400
 _NAME = re.compile(rb"\x04\x00\x00\x00(....)(?=[\x20-\x7e])", re.DOTALL)
 
@@ -63,6 +74,18 @@ def read_timeline(log: Path, binary: Path) -> dict[str, NodeTime]:
         else:
             time.memory_ms += busy_ms
     return dict(times)
+
+
+def part_times_ms(times: Mapping[str, NodeTime]) -> dict[str, float]:
+    """Add up `elapsed_ms` by PARTS; OTHER is what the compiler adds (changes of layout), and nodes of no known part.
+
+    All parts are there, so that two graphs compare; "picture" is the resize of the input, where it is no layout.
+    """
+    parts = dict.fromkeys((*PARTS, OTHER), 0.0)
+    for node, time in times.items():
+        first = re.split(r"[./]", node.removeprefix("network."), maxsplit=1)[0]
+        parts[next((part for part, firsts in PARTS.items() if first in firsts), OTHER)] += time.elapsed_ms
+    return {part: round(elapsed_ms, 3) for part, elapsed_ms in parts.items()}
 
 
 def _shares(events: list[dict[str, Any]]) -> list[float]:

@@ -10,7 +10,7 @@ from promptseg.experiments.records import State
 # Of these more is better, or less; of all others (counts, seeds, baselines) neither.
 MORE = re.compile(r"miou(?!_(best_baseline|ci_)).*|ciou|p_at_\d+|mask_agreement.*")
 LESS = re.compile(
-    r"(host\.)?latency_ms_.*|(first|warm)_load_ms|(spill|fill|ddr_read|ddr_write|binary|model|peak_memory)_mb"
+    r"(host\.)?latency_ms_.*|simulated_parts_ms\..*|(first|warm)_load_ms|(spill|fill|ddr_read|ddr_write|binary|model|peak_memory)_mb"
     r"|gflops|ops_without_cost"
 )
 

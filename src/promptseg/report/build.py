@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from promptseg.datasets.records import Rle, Sample
 from promptseg.report.curves import draw_bars, draw_curves, read_curve
-from promptseg.report.details import group_bars, layer_bars, operation_bars
+from promptseg.report.details import group_bars, layer_bars, operation_bars, part_bars
 from promptseg.report.page import Chart, Report
 from promptseg.report.pictures import draw_examples, gallery_sheet
 from promptseg.report.tiles import make_tiles
@@ -48,11 +48,14 @@ def build_report(
 
 
 def _charts(scores: Scores, records: Mapping[str, Mapping[str, Any]], curve: Path, seed: int) -> list[Chart]:
-    """Draw what there is something to draw of: a device names layers, a simulator does not; a run may train nothing."""
+    """Draw what there is: a device names layers, the simulator parts of the network; a run may train nothing."""
     charts = [Chart("groups", "mIoU", draw_bars(group_bars(scores, seed), "mIoU", "best trivial baseline"))]
     layers, unit = layer_bars(records["latency"])
     if layers:
         charts.append(Chart("layers", "The slowest layers, by the device's own profile", draw_bars(layers, unit)))
+    parts = part_bars(records["latency"])
+    if parts:
+        charts.append(Chart("parts", "Where the simulated milliseconds go", draw_bars(parts, "ms, simulated")))
     operations = operation_bars(records["export"])
     if operations:
         charts.append(Chart("operations", "Operations of the exported graph", draw_bars(operations, "operations")))

@@ -27,6 +27,12 @@ def _group_bar(group: GroupScore, rows: Sequence[SampleScore], seed: int) -> Bar
     return Bar(f"{group.name} ({group.phrases})", group.miou or 0.0, low, high, best)
 
 
+def part_bars(latency: Mapping[str, Any]) -> list[Bar]:
+    """Return the simulated milliseconds of each part of the network, most first; or nothing."""
+    parts = latency.get("simulated_parts_ms") or {}
+    return [Bar(name, ms) for name, ms in sorted(parts.items(), key=lambda part: -part[1])]
+
+
 def layer_bars(latency: Mapping[str, Any]) -> tuple[list[Bar], str]:
     """Return the slowest layers, as a device's profile names them, and the unit of their times or cycles; or nothing.
 
