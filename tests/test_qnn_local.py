@@ -119,7 +119,9 @@ def test_a_real_compilation_is_profiled_and_emulated(graph, tmp_path):
     compiled = hub.compile(graph, tmp_path / "compiled")
     assert compiled.placed_on_npu
     assert compiled.binary_bytes == (tmp_path / "compiled" / BINARY).stat().st_size
+    files = sorted(tmp_path.rglob("*"))
     profile = hub.profile(graph, tmp_path / "compiled")
+    assert sorted(tmp_path.rglob("*")) == files  # whatever the compiler writes besides stays in its own folder
     assert 0 < profile.latency_ms_simulated_low <= profile.latency_ms_simulated <= profile.latency_ms_simulated_high
     assert profile.latency_ms_estimated == pytest.approx(estimate_ms(profile.latency_ms_simulated), abs=1e-3)
     assert sum(profile.simulated_parts_ms.values()) == pytest.approx(profile.latency_ms_simulated, rel=0.02)

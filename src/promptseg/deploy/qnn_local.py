@@ -104,12 +104,16 @@ class LocalHub:
 
     def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, float]]:
         _LOG.info("simulating %s on %s", graph.name, self._device.name)
-        # A fresh folder: the tool appends to a profile that exists, and refuses to replace a wrapper.
-        with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-            profile_csv = Path(scratch) / PROFILE
-            run_compiler(graph.parent, self._compile_request(graph, Path(scratch), profile_csv))
-            cost = read_simulated_cost(profile_csv)
-            parts_ms = part_times_ms(read_timeline(Path(scratch) / TIMELINE, Path(scratch) / BINARY))
+        # A fresh folder: the tool appends to a profile that exists, refuses to replace a wrapper, and leaves a drawing
+        # of the graph where it runs.
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as name:
+            scratch = Path(name)
+            linked = scratch / "linked" / graph.name
+            linked.parent.mkdir()
+            linked.symlink_to(graph.resolve())
+            run_compiler(linked.parent, self._compile_request(linked, scratch, scratch / PROFILE))
+            cost = read_simulated_cost(scratch / PROFILE)
+            parts_ms = part_times_ms(read_timeline(scratch / TIMELINE, scratch / BINARY))
         if cost.ops_without_cost:
             names = ", ".join(cost.costless_ops)
             _LOG.warning("the simulated figures leave out %d operations: %s", cost.ops_without_cost, names)
