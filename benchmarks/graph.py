@@ -34,6 +34,7 @@ from promptseg.deploy.deployed_graph import REWRITES, DeployedGraph
 from promptseg.deploy.host_cpu import HostSession
 from promptseg.deploy.onnx_export import count_flops, trace_graph
 from promptseg.deploy.qnn_device import DEVICES
+from promptseg.deploy.qnn_local import BINARY, PROFILE, WRAPPER
 from promptseg.deploy.qnn_process import run_compiler
 from promptseg.deploy.qnn_profile import read_simulated_cost
 from promptseg.deploy.qnn_session import Chip, CompileRequest
@@ -121,7 +122,7 @@ def main() -> None:
 def measure_npu(graph: nn.Module) -> NpuRow:
     """Compile once, for the simulator's chip."""
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-        path, wrapper, profile = (Path(scratch) / name for name in ("graph.onnx", "model.onnx", "profile.csv"))
+        path, wrapper, profile = (Path(scratch) / name for name in ("graph.onnx", WRAPPER, PROFILE))
         trace_graph(graph.eval(), OPSET, path)
         nodes, gflops = len(onnx.load(path, load_external_data=False).graph.node), count_flops(graph) / 1e9
         chip = Chip(DEVICE.htp_arch, DEVICE.simulator_soc_model, DEVICE.vtcm_mb)
@@ -143,7 +144,7 @@ def measure_npu(graph: nn.Module) -> NpuRow:
             ddr_read_mb=round((cost.input_fill_bytes + cost.fill_bytes) / 1e6, 1),
             ddr_write_mb=round((cost.output_bytes + cost.spill_bytes) / 1e6, 1),
             spill_mb=round(cost.spill_bytes / 1e6, 1),
-            binary_mb=round((wrapper.parent / "model_qnn.bin").stat().st_size / 1e6, 1),
+            binary_mb=round((wrapper.parent / BINARY).stat().st_size / 1e6, 1),
             compile_s=round(seconds, 1),
             compile_memory_gb=round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2),
             machine=_machine(),

@@ -17,6 +17,7 @@ from benchmarks.graph import DEVICE, OPSET, TABLES
 from benchmarks.graphs import MODELS, PlainGraph, make_network
 from promptseg.deploy.deployed_graph import REWRITES, DeployedGraph
 from promptseg.deploy.onnx_export import trace_graph
+from promptseg.deploy.qnn_local import BINARY, PROFILE, TIMELINE, WRAPPER
 from promptseg.deploy.qnn_process import run_compiler
 from promptseg.deploy.qnn_session import Chip, CompileRequest
 from promptseg.deploy.qnn_trace import NodeTime, read_timeline
@@ -85,9 +86,9 @@ def main() -> None:
         folder = Path(scratch)
         trace_graph(graph.eval(), OPSET, folder / "graph.onnx")
         chip = Chip(DEVICE.htp_arch, DEVICE.simulator_soc_model, DEVICE.vtcm_mb)
-        wrapper, profile = str(folder / "model.onnx"), str(folder / "profile.csv")
+        wrapper, profile = str(folder / WRAPPER), str(folder / PROFILE)
         run_compiler(folder, CompileRequest("graph.onnx", wrapper, chip, profile, verbose=False, trace=True))
-        times = read_timeline(folder / "profile_qnn.log", folder / "model_qnn.bin")
+        times = read_timeline(folder / TIMELINE, folder / BINARY)
     name = "-".join(
         ["timeline", arguments.model, str(arguments.res), arguments.graph, *(f"no-{r}" for r in arguments.without)]
     )
