@@ -68,7 +68,11 @@ class HalvedConv(nn.Module):
     even places. Four of the nine windows are a 2x2 convolution of one map of means, which an NPU does well. Those
     above, below and beside the middle would be convolutions of 2x1 and 1x2, which it does badly: they are stacked for
     one of 1x1.
+
+    Means over a padded map are constant depth-wise convolutions: the NPU's compiler gets padded average pools wrong.
     """
+
+    mean: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -78,16 +82,21 @@ class HalvedConv(nn.Module):
         sides = [weight[:, :, 0, 1], weight[:, :, 2, 1], weight[:, :, 1, 0], weight[:, :, 1, 2]]
         self.middle = nn.Parameter(weight[:, :, 1:2, 1:2].clone())
         self.sides = nn.Parameter(torch.cat(sides, 1)[:, :, None, None])
+        self.register_buffer("mean", torch.full((conv.in_channels, 1, 2, 2), 0.25), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, C, h, h), h even -> (1, M, h / 2, h / 2)."""
-        rows = F.avg_pool2d(x, 2, 2, padding=(1, 0))  # rows that start at -1, 1, 3, ...
-        columns = F.avg_pool2d(x, 2, 2, padding=(0, 1))
+        rows = self._means(x, (1, 0))  # rows that start at -1, 1, 3, ...
+        columns = self._means(x, (0, 1))
         sides = F.conv2d(
             torch.cat((rows[:, :, :-1], rows[:, :, 1:], columns[..., :-1], columns[..., 1:]), 1), self.sides
         )
-        corners = F.conv2d(F.avg_pool2d(x, 2, 2, padding=1), self.corners, self.bias)
+        corners = F.conv2d(self._means(x, (1, 1)), self.corners, self.bias)
         return corners + sides + F.conv2d(F.avg_pool2d(x, 2, 2), self.middle)
+
+    def _means(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+        """Means of 2x2 values at every second place, zeros around: (1, C, h, h) -> (1, C, ., .)."""
+        return F.conv2d(x, self.mean, stride=2, padding=padding, groups=x.shape[1])
 
 
 class QuarteredConv(nn.Module):
