@@ -38,7 +38,7 @@ def _matched(
     per_picture = batch.phrases_per_picture
     targets = batch.targets.repeat_interleave(per_picture, dim=0)  # (P * K, K, N): a row knows its picture's masks
     real = real.repeat_interleave(per_picture, dim=0)
-    similarity = network.similarity(grounding.query_embedding, phrase).float()
+    similarity = network.similarity(grounding.query_embedding, phrase)
     bce, dice = pairwise_mask_terms(grounding.mask_logits.flatten(2).float(), targets)
     query = assign(matching_cost(bce, dice, similarity, batch.own, weights), real)  # (P * K, K)
     told = F.cross_entropy(similarity, query.gather(1, batch.own.unsqueeze(1)).squeeze(1), reduction="none")
@@ -57,7 +57,7 @@ def _told_apart(network: XDecoder, regions: Tensor, phrase: Tensor, own: Tensor,
     candidates = gathered(regions.flatten(0, 1)).expand(len(phrase), -1, -1)
     first = process_index() * real.numel()
     first_of_picture = first + torch.arange(pictures, device=own.device).repeat_interleave(per_picture) * per_picture
-    logits = network.similarity(candidates, phrase).float()
+    logits = network.similarity(candidates, phrase)
     told = region_contrast(logits, first_of_picture + own, gathered(real.flatten().to(logits.dtype)) > 0)
     return mean_over_all(told, torch.ones_like(told))
 

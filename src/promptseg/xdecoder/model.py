@@ -68,9 +68,13 @@ class XDecoder(nn.Module):
         return self.mask_decoder.norm(features) @ self.mask_decoder.class_projection
 
     def similarity(self, query_embedding: Tensor, phrase: Tensor) -> Tensor:
-        """Cosine between queries [B, Q, C] and phrases [B, C], times the learnt temperature -> [B, Q]."""
-        cosine = F.normalize(query_embedding, dim=-1) @ F.normalize(phrase, dim=-1).unsqueeze(2)
-        return cosine.squeeze(2) * self.log_temperature.exp()
+        """Cosine between queries [B, Q, C] and phrases [B, C], times the learnt temperature -> float32 [B, Q].
+
+        In float32 under autocast, too: times a temperature of up to 100, bfloat16's cosines would be off by tenths.
+        """
+        with torch.autocast(query_embedding.device.type, enabled=False):
+            cosine = F.normalize(query_embedding.float(), dim=-1) @ F.normalize(phrase.float(), dim=-1).unsqueeze(2)
+            return cosine.squeeze(2) * self.log_temperature.exp()
 
 
 def unfilled(config: XDecoderConfig) -> XDecoder:
