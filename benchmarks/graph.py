@@ -7,7 +7,7 @@
     python -m benchmarks.graph host --res 590 --without features
 
 Rows that a table has already are left as they are, so a long list can be run bit by bit. Figures of the NPU are
-simulated (see deploy/qnn_profile.py) and the same on every machine, save for how long compiling took; the host's are
+simulated (see hubs/local/profile.py) and the same on every machine, save for how long compiling took; the host's are
 this machine's.
 """
 
@@ -30,14 +30,14 @@ from torch import nn
 from benchmarks.graphs import MODELS, ROOT, PlainGraph, make_inputs, make_network
 from benchmarks.machine import machine
 from benchmarks.plain_wrapper import PublishedGraph
-from promptseg.deploy.deployed_graph import REWRITES, DeployedGraph
-from promptseg.deploy.host_cpu import HostSession
-from promptseg.deploy.onnx_export import count_flops, trace_graph
-from promptseg.deploy.qnn_device import DEVICES
-from promptseg.deploy.qnn_local import BINARY, PROFILE, WRAPPER
-from promptseg.deploy.qnn_process import run_compiler
-from promptseg.deploy.qnn_profile import read_simulated_cost
-from promptseg.deploy.qnn_session import Chip, CompileRequest
+from promptseg.export.deployed_graph import REWRITES, DeployedGraph
+from promptseg.export.onnx_export import count_flops, trace_graph
+from promptseg.hubs.host import HostSession
+from promptseg.hubs.local.device import DEVICES
+from promptseg.hubs.local.hub import BINARY, PROFILE, WRAPPER
+from promptseg.hubs.local.process import run_compiler
+from promptseg.hubs.local.profile import read_simulated_cost
+from promptseg.hubs.local.session import Chip, CompileRequest
 
 OPSET = 18
 TABLES = ROOT / "docs" / "data"

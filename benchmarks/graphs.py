@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.recipe import draw
-from promptseg.checkpoint import load_checkpoint
-from promptseg.deploy.deployed_graph import plain_mask
-from promptseg.deploy.hub import HubInput
-from promptseg.preprocess import CANVAS
-from promptseg.tokenizer import ClipTokenizer
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder, focal_t
+from promptseg.checkpoints.checkpoint import load_checkpoint
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.datasets.tokenizer import ClipTokenizer
+from promptseg.export.deployed_graph import plain_mask
+from promptseg.hubs.base import HubInput
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder, focal_t
 
 ROOT = Path(__file__).resolve().parent.parent
 NANO = ROOT / "weights" / "nano-shapes.safetensors"

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.datasets.records import Rle, read_samples
-from promptseg.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 
 HEIGHT, WIDTH = 480, 640
 MASKS = 4

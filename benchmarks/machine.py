@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from promptseg.deploy.host_cpu import cpu_name
+from promptseg.hubs.host import cpu_name
 
 
 def machine(device: torch.device) -> str:

@@ -18,12 +18,12 @@ from torch import Tensor
 from benchmarks.machine import machine
 from benchmarks.plain_wrapper import ClassQuery, plain_wrapper
 from benchmarks.recipe import made_up
-from promptseg.deploy.contract import IMAGE_INPUT, TEXT_INPUT
-from promptseg.deploy.deployed_graph import DeployedGraph, plain_mask
-from promptseg.training.start import BUILDERS
-from promptseg.xdecoder.convert import Conversion, convert, published_shapes
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder, unfilled
+from promptseg.checkpoints.convert import Conversion, convert, published_shapes
+from promptseg.checkpoints.start import BUILDERS
+from promptseg.export.deployed_graph import DeployedGraph, plain_mask
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder, unfilled
 
 END_OF_TEXT, WORDS = 49407, 6
 

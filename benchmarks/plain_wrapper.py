@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.attention import BLOCKED
-from promptseg.xdecoder.mask_decoder import LEVELS, MaskAttention
-from promptseg.xdecoder.model import XDecoder, masks_to_canvas, resize_canvas
-from promptseg.xdecoder.position import sine_positions
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.networks.xdecoder.layers import BLOCKED
+from promptseg.networks.xdecoder.mask_decoder import LEVELS, MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder, masks_to_canvas, resize_canvas
+from promptseg.networks.xdecoder.position import sine_positions
 
 
 @dataclass(frozen=True)

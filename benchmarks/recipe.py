@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptseg.checkpoints.convert import published_shapes
+from promptseg.checkpoints.start import BUILDERS
 from promptseg.files import atomic_path
-from promptseg.training.start import BUILDERS
-from promptseg.xdecoder.convert import published_shapes
-from promptseg.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 
 
 def draw(key: str, shape: Sequence[int], seed: int) -> Tensor:

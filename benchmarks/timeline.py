@@ -15,12 +15,12 @@ from pathlib import Path
 
 from benchmarks.graph import DEVICE, OPSET, TABLES
 from benchmarks.graphs import MODELS, PlainGraph, make_network
-from promptseg.deploy.deployed_graph import REWRITES, DeployedGraph
-from promptseg.deploy.onnx_export import trace_graph
-from promptseg.deploy.qnn_local import BINARY, PROFILE, TIMELINE, WRAPPER
-from promptseg.deploy.qnn_process import run_compiler
-from promptseg.deploy.qnn_session import Chip, CompileRequest
-from promptseg.deploy.qnn_trace import NodeTime, read_timeline
+from promptseg.export.deployed_graph import REWRITES, DeployedGraph
+from promptseg.export.onnx_export import trace_graph
+from promptseg.hubs.local.hub import BINARY, PROFILE, TIMELINE, WRAPPER
+from promptseg.hubs.local.process import run_compiler
+from promptseg.hubs.local.session import Chip, CompileRequest
+from promptseg.hubs.local.trace import NodeTime, read_timeline
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,19 @@ import torch
 from torch import nn
 
 from benchmarks.machine import machine
+from promptseg.checkpoints.start import BUILDERS
 from promptseg.datasets.records import read_samples
-from promptseg.datasets.shapes import build_shapes
+from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.datasets.tokens import write_tokens
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, ShapesConfig, read_params
-from promptseg.tokenizer import ClipTokenizer
+from promptseg.sources.shapes import build_shapes
 from promptseg.training.data import Batch, GroundingData
 from promptseg.training.device import make_accelerator, prepare_network
 from promptseg.training.loading import Steps, batches
 from promptseg.training.optimizers import make_optimizers
-from promptseg.training.start import BUILDERS
 from promptseg.training.terms import Objective
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENES = ShapesConfig("shapes", 5, 48, 1, 1, objects_min=2, objects_max=6, targets_per_scene=2)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from promptseg.checkpoint import load_checkpoint
-from promptseg.deploy.inputs import GraphInputs
-from promptseg.deploy.onnx_export import export_graph
+from promptseg.checkpoints.checkpoint import load_checkpoint
+from promptseg.export.onnx_export import export_graph
 from promptseg.files import write_json
+from promptseg.hubs.inputs import GraphInputs
 from promptseg.params import read_params
 from stages import ROOT
 from stages.command import run_stage

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from promptseg.datasets.build import build_dataset
 from promptseg.params import read_data_config, read_params
+from promptseg.sources.build import build_dataset
 from stages import CACHE, ROOT
 from stages.command import run_stage
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from promptseg.checkpoint import Provenance, save_checkpoint
+from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
 from promptseg.files import write_json
 from promptseg.params import read_params
 from promptseg.training.processes import relaunched

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from promptseg.deploy.backends import open_hub
+from promptseg.hubs.backends import open_hub
 from promptseg.params import read_params
 from stages import CACHE, ROOT
 from stages.command import run_stage

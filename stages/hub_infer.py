@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from promptseg.deploy.backends import open_hub
-from promptseg.deploy.inputs import GraphInputs
-from promptseg.deploy.outputs import predictions_of
+from promptseg.datasets.predictions import write_predictions
 from promptseg.files import write_json
+from promptseg.hubs.backends import open_hub
+from promptseg.hubs.inputs import GraphInputs
+from promptseg.hubs.outputs import predictions_of
 from promptseg.params import read_params
-from promptseg.predictions import write_predictions
 from stages import CACHE, ROOT
 from stages.command import run_stage
 

@@ -5,8 +5,8 @@ python -m stages.hub_plan
 
 import sys
 
-from promptseg.deploy.aihub.plan import plan
-from promptseg.deploy.inputs import GraphInputs
+from promptseg.hubs.aihub.plan import plan
+from promptseg.hubs.inputs import GraphInputs
 from promptseg.params import read_params, read_paths
 from stages import CACHE, ROOT
 from stages.command import run_stage

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from promptseg.deploy.backends import open_hub
 from promptseg.files import write_json
+from promptseg.hubs.backends import open_hub
 from promptseg.params import read_params
 from stages import CACHE, ROOT
 from stages.command import run_stage

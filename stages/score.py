@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.predictions import read_predictions
 from promptseg.datasets.records import read_pictures, read_samples
-from promptseg.deploy.hub import CompiledGraph
 from promptseg.files import read_json, sha256_of, write_bytes, write_json
+from promptseg.hubs.base import CompiledGraph
 from promptseg.params import read_params
-from promptseg.predictions import read_predictions
 from promptseg.report.build import Shown, build_report
 from promptseg.report.details import provenance
 from promptseg.report.page import write_report

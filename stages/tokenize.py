@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from promptseg.datasets.records import read_samples
+from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.datasets.tokens import write_tokens
 from promptseg.params import read_params
-from promptseg.tokenizer import ClipTokenizer
 from stages import ROOT
 from stages.command import run_stage
 

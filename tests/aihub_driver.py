@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from promptseg.deploy.aihub.hub import AiHub
-from promptseg.deploy.contract import TEXT_INPUT
-from promptseg.deploy.hub import HubInput
-from promptseg.deploy.outputs import predictions_of
-from promptseg.predictions import write_predictions
-from promptseg.preprocess import CANVAS
+from promptseg.datasets.predictions import write_predictions
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.hubs.aihub.hub import AiHub
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.contract import TEXT_INPUT
+from promptseg.hubs.outputs import predictions_of
 from tests.aihub_helpers import forget_sleep, hub_config
 from tests.graphs import split_picture
 

@@ -15,8 +15,8 @@ from botocore.retries.bucket import TokenBucket
 from qai_hub.client import Job
 from qai_hub.util import session
 
-from promptseg.deploy.aihub import client, patience, preflight, submission, waiting
-from promptseg.deploy.aihub.hub import AiHub
+from promptseg.hubs.aihub import client, patience, preflight, submission, waiting
+from promptseg.hubs.aihub.hub import AiHub
 from promptseg.params import AiHubConfig, HubConfig
 from tests.aihub_bench import Bench
 

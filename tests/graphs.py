@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from promptseg.deploy.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
-from promptseg.deploy.hub import HubInput
-from promptseg.preprocess import CANVAS
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
 
 GRID = 32
 VOCABULARY = 49408

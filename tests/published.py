@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.recipe import made_up
-from promptseg.xdecoder.convert import convert
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder, tiny
+from promptseg.checkpoints.convert import convert
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder, tiny
 
 DATA = Path(__file__).parent / "data"
 VARIANTS = {"xdecoder": MaskAttention("inside", "bicubic"), "lpcvc25": MaskAttention("outside", "bilinear")}

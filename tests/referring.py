@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from promptseg.datasets.refcoco import build_refcoco
-from promptseg.datasets.sources import Mirror
 from promptseg.files import sha256_of
 from promptseg.params import ReferConfig, SinglePictures, Source
+from promptseg.sources.mirrors import Mirror
+from promptseg.sources.refcoco import build_refcoco
 
 HEIGHT, WIDTH = 20, 30
 TARGET, OTHER = [2, 4, 10, 4, 10, 12, 2, 12], [20, 4, 28, 4, 28, 18, 20, 18]

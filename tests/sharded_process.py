@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 from trainings import short_training
 
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.params import FinetuneConfig
 from promptseg.training import loop
 from promptseg.training.data import GroundingData
@@ -30,7 +31,6 @@ from promptseg.training.device import make_accelerator
 from promptseg.training.sharded_muon import ShardedMuon
 from promptseg.training.sharding import whole_network
 from promptseg.training.snapshots import Snapshots
-from promptseg.xdecoder.mask_decoder import MaskAttention
 
 RULE = MaskAttention("inside", "bilinear")
 ADAMW = short_training(pictures_per_step=4, res=(64,), steps=4, learning_rate=1e-4, train_phrases=6)

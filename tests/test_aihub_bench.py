@@ -10,7 +10,7 @@ from qai_hub import public_rest_api as api
 from qai_hub.client import Client, Device, InternalError
 from qai_hub.util.dataset_entries_converters import h5_to_dataset_entries
 
-from promptseg.deploy.aihub.chunks import write_dataset
+from promptseg.hubs.aihub.chunks import write_dataset
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.device import MAGIC
 from tests.aihub_bench.state import DEVICES, EMAIL, TOKEN

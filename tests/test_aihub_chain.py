@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.deploy.host_cpu import masks_on_host
-from promptseg.deploy.hub import CompiledGraph
-from promptseg.deploy.inputs import GraphInputs
-from promptseg.predictions import read_predictions
+from promptseg.datasets.predictions import read_predictions
+from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.host import masks_on_host
+from promptseg.hubs.inputs import GraphInputs
 from tests.aihub_bench import Bench
 from tests.aihub_bench.state import TOKEN
 from tests.projects import copy_tracked, edit_yaml, run_command

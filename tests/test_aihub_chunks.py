@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from promptseg.datasets.records import Rle
-from promptseg.deploy.aihub.chunks import SAMPLE_BYTES, chunks_of, read_masks, samples_per_chunk
-from promptseg.deploy.aihub.errors import UnreachableError
-from promptseg.deploy.aihub.masks import MaskStore
-from promptseg.deploy.aihub.names import SampleHasher
-from promptseg.deploy.hub import HubInput
+from promptseg.hubs.aihub.chunks import SAMPLE_BYTES, chunks_of, read_masks, samples_per_chunk
+from promptseg.hubs.aihub.errors import UnreachableError
+from promptseg.hubs.aihub.masks import MaskStore
+from promptseg.hubs.aihub.names import SampleHasher
+from promptseg.hubs.base import HubInput
 from tests.graphs import split_picture
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptseg.deploy.aihub import waiting
-from promptseg.deploy.aihub.errors import BusyError, JobFailedError, RefusedError, UnreachableError
-from promptseg.deploy.aihub.hub import AiHub
-from promptseg.deploy.hub import MANIFEST
 from promptseg.files import sha256_of
+from promptseg.hubs.aihub import waiting
+from promptseg.hubs.aihub.errors import BusyError, JobFailedError, RefusedError, UnreachableError
+from promptseg.hubs.aihub.hub import AiHub
+from promptseg.hubs.base import MANIFEST
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.device import MAGIC
 from tests.aihub_bench.faults import FOR_EVER, KINDS

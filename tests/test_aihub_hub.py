@@ -12,13 +12,13 @@ import h5py
 import pytest
 from qai_hub import public_api_pb2 as pb
 
-from promptseg.deploy.aihub import waiting
-from promptseg.deploy.aihub.client import PROBE_TIMEOUT_S
-from promptseg.deploy.aihub.errors import JobFailedError, RefusedError, UnreachableError
-from promptseg.deploy.aihub.hub import AiHub
-from promptseg.deploy.host_cpu import masks_on_host
-from promptseg.deploy.hub import CompiledGraph
 from promptseg.files import sha256_of
+from promptseg.hubs.aihub import waiting
+from promptseg.hubs.aihub.client import PROBE_TIMEOUT_S
+from promptseg.hubs.aihub.errors import JobFailedError, RefusedError, UnreachableError
+from promptseg.hubs.aihub.hub import AiHub
+from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.state import TOKEN
 from tests.aihub_helpers import DEVICE, ONE_SAMPLE_MB, forget_sleep, hub_config, open_bench_hub
@@ -441,7 +441,7 @@ def test_a_server_that_is_down_is_noticed_in_less_than_a_minute(
 ) -> None:
     """By the sum of the waits that it asks for, none of them cut short: the clock of a busy machine is no measure."""
     waits: list[float] = []
-    monkeypatch.setattr("promptseg.deploy.aihub.preflight.pause", waits.append)
+    monkeypatch.setattr("promptseg.hubs.aihub.preflight.pause", waits.append)
     with Bench(tmp_path / "bench") as bench:
         monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(tmp_path / "client.ini")))
         if down == "silent":

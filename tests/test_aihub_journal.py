@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.deploy.aihub.journal import (
+from promptseg.hubs.aihub.journal import (
     DISTRUSTED,
     FAILED,
     FOUND,

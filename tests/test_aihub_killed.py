@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.deploy.host_cpu import masks_on_host
-from promptseg.predictions import read_predictions
+from promptseg.datasets.predictions import read_predictions
+from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench
 from tests.aihub_driver import flat_pictures
 from tests.aihub_helpers import ONE_SAMPLE_MB, forget_sleep, open_bench_hub

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from promptseg.deploy.aihub.latency import latency_of
-from promptseg.deploy.hub import HostLatency, LatencyProfile
+from promptseg.hubs.aihub.latency import latency_of
+from promptseg.hubs.base import HostLatency, LatencyProfile
 
 HOST = HostLatency(latency_ms_cpu=2.0, latency_ms_cpu_low=1.0, latency_ms_cpu_high=3.0, runs=3, threads=2, cpu="x")
 SUMMARY = {

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from promptseg.deploy.aihub.names import SampleHasher, Work, job_name
-from promptseg.deploy.hub import HubInput
+from promptseg.hubs.aihub.names import SampleHasher, Work, job_name
+from promptseg.hubs.base import HubInput
 from tests.graphs import split_picture
 
 WORK = Work("ab" * 32, "Snapdragon X Elite CRD", "2.45")

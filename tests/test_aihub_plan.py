@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.deploy.aihub.chunks import write_dataset
-from promptseg.deploy.aihub.journal import SUBMITTED, Journal, folder_of
-from promptseg.deploy.aihub.names import Work
-from promptseg.deploy.aihub.plan import plan
 from promptseg.files import sha256_of
+from promptseg.hubs.aihub.chunks import write_dataset
+from promptseg.hubs.aihub.journal import SUBMITTED, Journal, folder_of
+from promptseg.hubs.aihub.names import Work
+from promptseg.hubs.aihub.plan import plan
 from tests.aihub_helpers import DEVICE, hub_config
 from tests.graphs import split_picture, write_bright_graph, write_refused_graph
 

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from promptseg.deploy.aihub.preflight import check_graph
-from promptseg.deploy.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
+from promptseg.hubs.aihub.preflight import check_graph
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
 from tests.graphs import write_bright_graph, write_refused_graph, write_textless_graph
 
 Node = onnx.NodeProto

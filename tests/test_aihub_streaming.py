@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.deploy.aihub.chunks import SAMPLE_BYTES
-from promptseg.predictions import read_predictions
+from promptseg.datasets.predictions import read_predictions
+from promptseg.hubs.aihub.chunks import SAMPLE_BYTES
 from tests.aihub_bench import Bench
 from tests.aihub_helpers import forget_sleep, open_bench_hub
 from tests.graphs import write_bright_graph

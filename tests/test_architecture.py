@@ -42,9 +42,9 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 
 def test_the_network_needs_only_torch() -> None:
-    for path in (LIBRARY / "xdecoder").glob("*.py"):
+    for path in (LIBRARY / "networks").rglob("*.py"):
         assert packages(path) <= {"torch", "timm"}, path
-        assert all(name.startswith("xdecoder") for name in modules(path)), path
+        assert all(name.startswith("networks") for name in modules(path)), path
         assert not imported_modules(path) & {"os", "io", "json", "logging", "pathlib", "shutil", "subprocess"}, path
 
 
@@ -70,19 +70,19 @@ def test_only_what_a_stage_hands_over_is_known_of_params(path: Path) -> None:
     ("package", "users"),
     [
         ("yaml", {"params/strict.py"}),
-        ("matplotlib", {"report/curves.py", "report/pictures.py", "report/sweep.py"}),
+        ("matplotlib", {"report/curves.py", "report/gallery.py", "experiments/sweep.py"}),
         ("jinja2", {"report/page.py"}),
-        ("qai_hub", {"deploy/aihub/client.py"}),
-        ("botocore", {"deploy/aihub/client.py"}),
-        ("s3transfer", {"deploy/aihub/client.py"}),
-        ("h5py", {"deploy/aihub/chunks.py"}),
-        ("onnxruntime_qnn", {"deploy/qnn_tools.py"}),
-        ("ftfy", {"tokenizer.py"}),
-        ("requests", {"transfer/connection.py", "deploy/aihub/client.py"}),
+        ("qai_hub", {"hubs/aihub/client.py"}),
+        ("botocore", {"hubs/aihub/client.py"}),
+        ("s3transfer", {"hubs/aihub/client.py"}),
+        ("h5py", {"hubs/aihub/chunks.py"}),
+        ("onnxruntime_qnn", {"hubs/local/tools.py"}),
+        ("ftfy", {"datasets/tokenizer.py"}),
+        ("requests", {"transfer/connection.py", "hubs/aihub/client.py"}),
         ("urllib3", {"transfer/connection.py"}),
-        ("tokenizers", {"tokenizer.py"}),
+        ("tokenizers", {"datasets/tokenizer.py"}),
         ("dvc", {"experiments/records.py"}),
-        ("pycocotools", {"datasets/records.py", "datasets/coco_segmentation.py"}),
+        ("pycocotools", {"datasets/records.py", "sources/coco_segmentation.py"}),
     ],
 )
 def test_only_one_place_knows_a_package(package: str, users: set[str]) -> None:
@@ -104,13 +104,16 @@ def test_transfers_know_nothing_of_what_they_carry() -> None:
 
 def test_layers_below_know_nothing_of_those_above() -> None:
     above = {
-        "datasets": ("training", "deploy", "report", "xdecoder", "scoring", "predictions", "checkpoint"),
-        "training": ("deploy", "report", "scoring", "predictions"),
-        "deploy": ("training", "report", "scoring"),
-        "report": ("training", "deploy", "xdecoder", "checkpoint", "params"),
-        "experiments": ("training", "deploy", "report", "xdecoder", "checkpoint", "params", "datasets"),
-        "demo": ("training", "deploy", "xdecoder", "checkpoint", "params", "datasets", "experiments"),
-        "inference": ("training", "report", "scoring", "predictions", "params"),
+        "datasets": ("training", "export", "hubs", "report", "networks", "scoring", "checkpoints", "sources"),
+        "sources": ("training", "export", "hubs", "report", "networks", "scoring", "checkpoints"),
+        "networks": ("training", "export", "hubs", "report", "scoring", "checkpoints", "datasets", "sources"),
+        "training": ("export", "hubs", "report", "scoring", "sources"),
+        "hubs": ("training", "report", "scoring", "networks", "export", "checkpoints", "sources"),
+        "export": ("training", "report", "scoring", "checkpoints", "sources"),
+        "report": ("training", "export", "hubs", "networks", "checkpoints", "params", "sources"),
+        "experiments": ("training", "export", "hubs", "networks", "checkpoints", "params", "datasets", "sources"),
+        "demo": ("training", "export", "hubs", "networks", "checkpoints", "params", "sources", "experiments"),
+        "inference": ("training", "report", "scoring", "params", "sources"),
     }
     for package, forbidden in above.items():
         for path in (LIBRARY / package).rglob("*.py"):
@@ -120,20 +123,20 @@ def test_layers_below_know_nothing_of_those_above() -> None:
 
 def test_backends_are_known_in_one_place() -> None:
     plans = ROOT / "stages" / "hub_plan.py"  # a dry run of the cloud, without opening a hub
-    assert {name for name in modules(plans) if name.startswith("deploy.aihub")} == {
-        "deploy.aihub.plan",
-        "deploy.aihub.plan.plan",
+    assert {name for name in modules(plans) if name.startswith("hubs.aihub")} == {
+        "hubs.aihub.plan",
+        "hubs.aihub.plan.plan",
     }
     for path in [*library_files(), *stage_scripts()]:
-        if path.name not in ("backends.py", "qnn_local.py"):
-            assert not {name for name in modules(path) if name.startswith("deploy.qnn_local")}, path
+        if path.name != "backends.py" and path.parent.name != "local":
+            assert not {name for name in modules(path) if name.startswith("hubs.local")}, path
         if path.name != "backends.py" and path.parent.name != "aihub":
-            assert not {name for name in modules(path) if name.startswith("deploy.aihub")}, path
+            assert not {name for name in modules(path) if name.startswith("hubs.aihub")}, path
 
 
 def test_the_cloud_sleeps_in_one_place() -> None:
     """So that a test can shorten every wait, and none can be forgotten."""
-    for path in (LIBRARY / "deploy" / "aihub").glob("*.py"):
+    for path in (LIBRARY / "hubs" / "aihub").glob("*.py"):
         slept = [name for name, _ in calls(syntax(path)) if name in ("time.sleep", "sleep")]
         assert len(slept) == (path.name == "patience.py"), path
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from promptseg.xdecoder.attention import BLOCKED, Attention, causal_bias
+from promptseg.networks.xdecoder.layers import BLOCKED, Attention, causal_bias
 
 
 def _attention_and_inputs() -> tuple[Attention, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ import torch
 from networks import PAPER_RULE, micro
 from torch.nn import functional as F
 
-from promptseg.xdecoder.backbone import DepthwiseConv, Downsample, FocalBackbone, FocalBlock, FocalModulation
+from promptseg.networks.xdecoder.backbone import DepthwiseConv, Downsample, FocalBackbone, FocalBlock, FocalModulation
 
 
 def test_channels_double_with_every_stage():

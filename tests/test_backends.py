@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.deploy.aihub.hub import AiHub
-from promptseg.deploy.backends import open_hub
-from promptseg.deploy.qnn_local import LocalHub
+from promptseg.hubs.aihub.hub import AiHub
+from promptseg.hubs.backends import open_hub
+from promptseg.hubs.local.hub import LocalHub
 from tests.aihub_helpers import DEVICE, hub_config
 
 LOCAL = hub_config(backend="local")

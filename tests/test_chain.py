@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import pytest
 
-from promptseg.checkpoint import load_checkpoint
+from promptseg.checkpoints.checkpoint import load_checkpoint
+from promptseg.datasets.predictions import read_predictions
 from promptseg.datasets.records import read_samples
-from promptseg.deploy.contract import IMAGE_INPUT
-from promptseg.deploy.hub import CompiledGraph
-from promptseg.deploy.qnn_tools import qnn_available
-from promptseg.predictions import read_predictions
+from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.contract import IMAGE_INPUT
+from promptseg.hubs.local.tools import qnn_available
 from promptseg.training.run import CURVE_COLUMNS
 from tests.projects import copy_tracked, edit_yaml
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from networks import micro_network, random_phrases, random_pictures
 
-from promptseg.checkpoint import Provenance, architecture_from_json, load_checkpoint, save_checkpoint
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import nano
+from promptseg.checkpoints.checkpoint import Provenance, architecture_from_json, load_checkpoint, save_checkpoint
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import nano
 
 PROVENANCE = Provenance("nano", "ab" * 32, {"res": [64, 96], "init": None, "learning_rate": 1e-4}, 7, 0.25)
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.datasets.class_prompts import TEMPLATES, class_prompts
-from promptseg.datasets.coco_instances import CocoAnnotation, CocoImage, CocoTables
-from promptseg.datasets.coco_segmentation import segmentation_to_rle
 from promptseg.datasets.records import Sample, read_pictures, read_samples
 from promptseg.files import sha256_of
+from promptseg.sources.class_prompts import TEMPLATES, class_prompts
+from promptseg.sources.coco import CocoAnnotation, CocoImage, CocoTables
+from promptseg.sources.coco_segmentation import segmentation_to_rle
 from tests.fault_server import Files, serving
 from tests.referring import HEIGHT, OTHER, TARGET, WIDTH, Tables, build_tables, jpeg, tables
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.deploy.contract import IMAGE_INPUT, TEXT_INPUT, TensorSpec, mask_of
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, TensorSpec, mask_of
 
 
 def test_borders_are_the_challenges():

@@ -10,9 +10,9 @@ from published import published_weights
 from torch import Tensor
 
 from benchmarks.recipe import made_up
-from promptseg.xdecoder.convert import Conversion, convert, published_shapes, restore
-from promptseg.xdecoder.model import XDecoderConfig, focal_t, tiny, unfilled, vit_b
-from promptseg.xdecoder.published_keys import DROPPED, key_table
+from promptseg.checkpoints.convert import Conversion, convert, published_shapes, restore
+from promptseg.checkpoints.published_keys import DROPPED, key_table
+from promptseg.networks.xdecoder.model import XDecoderConfig, focal_t, tiny, unfilled, vit_b
 
 # The keys and shapes of published checkpoints: of Focal-T's grounding path, and of SAM's ViT-B with its pyramid.
 DATA = Path(__file__).parent / "data"

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptseg.deploy.contract import IMAGE_INPUT, PRED_MASK
-from promptseg.deploy.deployed_graph import DeployedGraph, plain_mask
-from promptseg.deploy.rewrites.mask import upsampling_matrix
-from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import MASK_STRIDE, XDecoder, masks_to_canvas, tiny
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.export.deployed_graph import DeployedGraph, plain_mask
+from promptseg.export.rewrites.mask import upsampling_matrix
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, masks_to_canvas, tiny
 from tests.networks import micro_network, random_phrases, random_pictures
 
 RULES = [MaskAttention("inside", "bicubic"), MaskAttention("outside", "bilinear")]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptseg.checkpoint import load_checkpoint
+from promptseg.checkpoints.checkpoint import load_checkpoint
+from promptseg.checkpoints.convert import restore
 from promptseg.files import sha256_of
-from promptseg.xdecoder.convert import restore
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder, nano
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder, nano
 from tests.projects import copy_parts, edit_yaml, run_stage
 
 RULES = [MaskAttention("inside", "bicubic"), MaskAttention("outside", "bilinear")]

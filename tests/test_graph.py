@@ -25,12 +25,12 @@ PATHS: dict[str, str] = RAW["vars"][0]["path"]
 STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
 # Read by a module, not imported: whoever reaches the module depends on these.
 READ_BY = {
-    "src/promptseg/tokenizer.py": ["src/promptseg/vocabulary"],
+    "src/promptseg/datasets/tokenizer.py": ["src/promptseg/datasets/vocabulary"],
     "src/promptseg/report/page.py": [
         f"src/promptseg/report/{name}" for name in ("changes.html.j2", "page.html.j2", "page.js")
     ],
 }
-RUN_BY = {"src/promptseg/deploy/qnn_process.py": "promptseg.deploy.qnn_session"}  # in a process of its own
+RUN_BY = {"src/promptseg/hubs/local/process.py": "promptseg.hubs.local.session"}  # in a process of its own
 BESIDE = {PATHS["checkpoint"]: PATHS["description"]}  # a file that comes with another, without an option of its own
 WEIGHTS = "weights"  # finetune.init names a file in it
 WATCH = "${watch}"  # a folder of one's own pictures: outside the project's artefacts
@@ -180,9 +180,9 @@ def attributes_of(tree: ast.AST, *owners: str) -> set[str]:
 
 def hub_reads(methods: set[str]) -> set[str]:
     """Keys of the section `hub` that any backend reads in `methods` and in what they call on themselves."""
-    reads = attributes_of(syntax(LIBRARY / "deploy/backends.py"), "config")
-    for file, hub in (("qnn_local.py", "LocalHub"), ("aihub/hub.py", "AiHub")):
-        classes = [node for node in ast.walk(syntax(LIBRARY / "deploy" / file)) if isinstance(node, ast.ClassDef)]
+    reads = attributes_of(syntax(LIBRARY / "hubs/backends.py"), "config")
+    for file, hub in (("local/hub.py", "LocalHub"), ("aihub/hub.py", "AiHub")):
+        classes = [node for node in ast.walk(syntax(LIBRARY / "hubs" / file)) if isinstance(node, ast.ClassDef)]
         (backend,) = (node for node in classes if node.name == hub)
         reads |= backend_reads({node.name: node for node in backend.body if isinstance(node, ast.FunctionDef)}, methods)
     assert {f"hub.{name}" for name in reads} <= keys_of("hub"), reads

@@ -1,7 +1,7 @@
 import pytest
 from graphs import write_bright_graph, write_textless_graph
 
-from promptseg.deploy.graph_border import check_border
+from promptseg.hubs.graph_border import check_border
 
 
 def test_a_graph_of_the_contract_passes(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 from graphs import split_picture, write_bright_graph
 
-from promptseg.deploy.host_cpu import masks_on_host, measure_on_host
+from promptseg.hubs.host import masks_on_host, measure_on_host
 
 
 @pytest.fixture(scope="module")

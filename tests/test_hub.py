@@ -4,8 +4,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from promptseg.deploy.contract import IMAGE_INPUT, TEXT_INPUT
-from promptseg.deploy.hub import MANIFEST, CompiledGraph, HostLatency, HubInput, LatencyProfile
+from promptseg.hubs.base import MANIFEST, CompiledGraph, HostLatency, HubInput, LatencyProfile
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 
 COMPILED = CompiledGraph(
     backend="local",

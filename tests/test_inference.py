@@ -8,12 +8,12 @@ import torch
 from graphs import write_bright_graph, write_textless_graph
 from networks import micro_network
 
-from promptseg.checkpoint import Provenance, save_checkpoint
-from promptseg.deploy.deployed_graph import plain_mask
+from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
+from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, picture_to_canvas
+from promptseg.datasets.tokenizer import ClipTokenizer
+from promptseg.export.deployed_graph import plain_mask
 from promptseg.inference.answer import Answer, Model
 from promptseg.inference.ask import ask, open_model
-from promptseg.preprocess import CANVAS, mask_from_canvas, picture_to_canvas
-from promptseg.tokenizer import ClipTokenizer
 
 TOKENIZER = ClipTokenizer()
 RES = 96

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from promptseg.datasets.archives import PictureArchives, write_archive
+from promptseg.datasets.preprocess import picture_to_canvas
 from promptseg.datasets.records import Rle, Sample, write_records
-from promptseg.deploy.inputs import GraphInputs
-from promptseg.preprocess import picture_to_canvas
+from promptseg.hubs.inputs import GraphInputs
 
 PHRASES = 3  # of each picture
 SPLITS = ("train", "val", "val", "test", "val")  # of each picture

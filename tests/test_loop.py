@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from trainings import short_training, splits
 
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, LossWeights
 from promptseg.training import loading, loop, terms
 from promptseg.training.data import Batch
@@ -21,8 +23,6 @@ from promptseg.training.losses import LossTerms, pairwise_mask_terms
 from promptseg.training.matcher import assign
 from promptseg.training.snapshots import Snapshots
 from promptseg.training.terms import batch_terms
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder
 
 RULE = MaskAttention("inside", "bilinear")
 

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptseg.datasets.archives import PictureArchives
-from promptseg.datasets.lpcvc import build_lpcvc, split_of
 from promptseg.datasets.records import SPLITS, read_pictures, read_samples
 from promptseg.files import sha256_of
 from promptseg.params import LpcvcConfig, Source
+from promptseg.sources.lpcvc import build_lpcvc, split_of
 from tests.fault_server import Files, serving
 from tests.referring import HEIGHT, OTHER, TARGET, WIDTH, Tables, jpeg
 

@@ -8,8 +8,8 @@ from networks import micro
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptseg.xdecoder.attention import BLOCKED
-from promptseg.xdecoder.mask_decoder import MaskAttention, MaskDecoder
+from promptseg.networks.xdecoder.layers import BLOCKED
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoder
 
 RULES = [MaskAttention(*pair) for pair in itertools.product(("inside", "outside"), ("bicubic", "bilinear"))]
 SIZES = ((2, 3), (4, 5), (7, 9))  # of the maps, coarsest first

@@ -10,10 +10,10 @@ from published import VARIANTS, published_network, published_numbers
 from torch import Tensor
 from torch.nn import functional as F
 
+from promptseg.networks.xdecoder.layers import BLOCKED
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoder
+from promptseg.networks.xdecoder.model import XDecoder, best_masks, masks_to_canvas, nano, resize_canvas
 from promptseg.training.data import soft_target
-from promptseg.xdecoder.attention import BLOCKED
-from promptseg.xdecoder.mask_decoder import MaskAttention, MaskDecoder
-from promptseg.xdecoder.model import XDecoder, best_masks, masks_to_canvas, nano, resize_canvas
 
 PUBLISHED_RES, PUBLISHED_CANVAS = 72, 128
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}  # of maps and logits against the published ones, float32

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptseg.deploy import onnx_export
-from promptseg.deploy.contract import IMAGE_INPUT, INPUTS, OUTPUTS, PRED_MASK, TEXT_INPUT
-from promptseg.deploy.deployed_graph import REWRITES, DeployedGraph
-from promptseg.deploy.graph_border import check_border
-from promptseg.deploy.hub import HubInput
-from promptseg.deploy.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graph
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.export import onnx_export
+from promptseg.export.deployed_graph import REWRITES, DeployedGraph
+from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graph
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, PRED_MASK, TEXT_INPUT
+from promptseg.hubs.graph_border import check_border
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder, tiny
 from promptseg.params import ExportConfig
-from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder, tiny
 from tests.graphs import write_bright_graph, write_textless_graph
 from tests.imports import ROOT
 from tests.networks import micro_network, random_phrases, random_pictures

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from promptseg.deploy.hub import HubOutput
-from promptseg.deploy.outputs import predictions_of
-from promptseg.predictions import read_predictions, write_predictions
-from promptseg.preprocess import CANVAS
+from promptseg.datasets.predictions import read_predictions, write_predictions
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.hubs.base import HubOutput
+from promptseg.hubs.outputs import predictions_of
 
 
 def mask(seed: int) -> np.ndarray:

@@ -10,10 +10,10 @@ from own_data import BLUE, HEIGHT, RED, WIDTH, coco, config, lines, write_coco, 
 from PIL import Image
 
 from promptseg.datasets.archives import PictureArchives
-from promptseg.datasets.build import build_dataset
-from promptseg.datasets.folder.build import read_folder
 from promptseg.datasets.records import read_pictures, read_samples
 from promptseg.params import FolderConfig
+from promptseg.sources.build import build_dataset
+from promptseg.sources.folder.build import read_folder
 
 
 @pytest.fixture

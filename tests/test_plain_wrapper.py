@@ -6,9 +6,9 @@ from published import VARIANTS, published_network, published_numbers, published_
 
 from benchmarks.network import class_query
 from benchmarks.plain_wrapper import ClassQuery, plain_grounding, plain_wrapper
-from promptseg.deploy.deployed_graph import plain_mask
-from promptseg.xdecoder.convert import convert
-from promptseg.xdecoder.model import resize_canvas
+from promptseg.checkpoints.convert import convert
+from promptseg.export.deployed_graph import plain_mask
+from promptseg.networks.xdecoder.model import resize_canvas
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}  # of maps and logits, float32
 ROUNDED = {"atol": 5e-4, "rtol": 1e-4}  # where the plain one adds -10,000 to all scores of a query: see test_model

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from promptseg.xdecoder.position import sine_positions
+from promptseg.networks.xdecoder.position import sine_positions
 
 
 @pytest.mark.parametrize(("height", "width", "dim"), [(1, 1, 4), (3, 5, 16), (4, 2, 8)])

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptseg.datasets.predictions import Prediction, read_predictions, write_predictions
+from promptseg.datasets.preprocess import CANVAS
 from promptseg.datasets.records import Rle
-from promptseg.predictions import Prediction, read_predictions, write_predictions
-from promptseg.preprocess import CANVAS
 
 EMPTY = Rle.from_mask(np.zeros((CANVAS, CANVAS), bool))
 

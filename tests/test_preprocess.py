@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image
 
 from promptseg import preprocess
-from promptseg.preprocess import (
+from promptseg.datasets.preprocess import (
     CANVAS,
     Placement,
     mask_from_canvas,

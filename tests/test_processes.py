@@ -15,6 +15,7 @@ import torch
 from networks import drawn, micro, micro_network, micro_vit
 from trainings import few_scenes, short_training, splits
 
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.params import FinetuneConfig
 from promptseg.training import loop
 from promptseg.training.device import RECOMPUTED, make_accelerator, prepare_network
@@ -22,7 +23,6 @@ from promptseg.training.loading import Steps, batches
 from promptseg.training.loop import Outcome, finetune
 from promptseg.training.snapshots import Snapshots
 from promptseg.training.terms import batch_terms
-from promptseg.xdecoder.mask_decoder import MaskAttention
 
 RULE = MaskAttention("inside", "bilinear")
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptseg.checkpoint import load_checkpoint
+from promptseg.checkpoints.checkpoint import load_checkpoint
 from tests.projects import copy_parts, edit_yaml, run_stage
 
 RESULTS = {

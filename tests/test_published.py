@@ -10,8 +10,8 @@ import torch
 from networks import PAPER_RULE, micro, micro_network, micro_vit
 from torch import Tensor
 
-from promptseg.published import load_published, read_published
-from promptseg.xdecoder.convert import restore
+from promptseg.checkpoints.convert import restore
+from promptseg.checkpoints.published import load_published, read_published
 
 CONFIG = micro(PAPER_RULE)
 
@@ -129,7 +129,9 @@ def test_a_pickled_object_is_refused_and_not_run(tmp_path, weights, new):
 
 
 def test_a_whole_network_is_no_checkpoint(tmp_path):
-    assert "an object of promptseg.xdecoder.model.XDecoder" in refusal(stored(tmp_path / "a.pt", micro_network()))
+    assert "an object of promptseg.networks.xdecoder.model.XDecoder" in refusal(
+        stored(tmp_path / "a.pt", micro_network())
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,9 +167,9 @@ _FOCAL_T = """
 import resource, sys
 from pathlib import Path
 import torch
-from promptseg.published import load_published
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import focal_t, resize_canvas
+from promptseg.checkpoints.published import load_published
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import focal_t, resize_canvas
 network, _ = load_published(Path(sys.argv[1]), focal_t(MaskAttention("outside", "bilinear")))
 with torch.inference_mode():
     (grounding,), phrase = network(resize_canvas(torch.rand(1, 3, 1024, 1024) * 255, 590), torch.full((1, 77), 49407))

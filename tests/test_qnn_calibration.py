@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptseg.deploy import qnn_calibration
+from promptseg.hubs.local import calibration as qnn_calibration
 
 PAIRS = Path(__file__).parents[1] / "docs" / "data" / "xelite_published_vs_simulated.csv"
 

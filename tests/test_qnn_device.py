@@ -1,7 +1,7 @@
 import pytest
 
-from promptseg.deploy.qnn_calibration import CALIBRATED_DEVICE
-from promptseg.deploy.qnn_device import DEVICES, npu_device
+from promptseg.hubs.local.calibration import CALIBRATED_DEVICE
+from promptseg.hubs.local.device import DEVICES, npu_device
 
 
 def test_every_device_is_found_by_its_name():

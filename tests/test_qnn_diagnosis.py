@@ -1,4 +1,4 @@
-from promptseg.deploy.qnn_diagnosis import SHOWN, RefusedOp, describe, last_error, refused_ops
+from promptseg.hubs.local.diagnosis import SHOWN, RefusedOp, describe, last_error, refused_ops
 
 # Lines as onnxruntime-qnn 2.7.0 writes them, times left out.
 LOG = """\

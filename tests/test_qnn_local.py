@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from graphs import split_picture, write_bright_graph, write_refused_graph, write_textless_graph
 
-from promptseg.deploy import qnn_local, qnn_tools
-from promptseg.deploy.hub import MANIFEST, CompiledGraph
-from promptseg.deploy.qnn_calibration import estimate_ms
-from promptseg.deploy.qnn_local import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
-from promptseg.deploy.qnn_tools import qnn_available
+from promptseg.hubs.base import MANIFEST, CompiledGraph
+from promptseg.hubs.local import hub as qnn_local
+from promptseg.hubs.local import tools as qnn_tools
+from promptseg.hubs.local.calibration import estimate_ms
+from promptseg.hubs.local.hub import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
+from promptseg.hubs.local.tools import qnn_available
 from tests.aihub_helpers import hub_config
 
 CONFIG = hub_config(backend="local", emulator_samples=2, cpu_latency_runs=2)

@@ -3,10 +3,10 @@ import subprocess
 import pytest
 from graphs import write_refused_graph
 
-from promptseg.deploy import qnn_process
-from promptseg.deploy.qnn_process import run_compiler, run_emulator
-from promptseg.deploy.qnn_session import Chip, CompileRequest, EmulateRequest
-from promptseg.deploy.qnn_tools import qnn_available
+from promptseg.hubs.local import process as qnn_process
+from promptseg.hubs.local.process import run_compiler, run_emulator
+from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest
+from promptseg.hubs.local.tools import qnn_available
 
 CHIP = Chip(htp_arch=73, soc_model=60, vtcm_mb=8)
 REFUSED = """\

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.deploy.qnn_profile import read_simulated_cost
+from promptseg.hubs.local.profile import read_simulated_cost
 
 DATA = Path(__file__).parent / "data"
 WHOLE = DATA / "qnn_profile_whole.csv"  # written by onnxruntime-qnn 2.7.0 for a small graph, placed whole

@@ -3,8 +3,8 @@ from dataclasses import asdict
 
 import pytest
 
-from promptseg.deploy import qnn_session
-from promptseg.deploy.qnn_session import Chip, CompileRequest, EmulateRequest
+from promptseg.hubs.local import session as qnn_session
+from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest
 
 CHIP = Chip(htp_arch=73, soc_model=60, vtcm_mb=8)
 COMPILE = CompileRequest(graph="model.onnx", wrapper="out.onnx", chip=CHIP, profile_csv=None, verbose=False)

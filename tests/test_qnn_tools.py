@@ -1,7 +1,7 @@
 import onnxruntime as ort
 import pytest
 
-from promptseg.deploy import qnn_tools
+from promptseg.hubs.local import tools as qnn_tools
 
 
 @pytest.fixture

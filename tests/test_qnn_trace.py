@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from promptseg.deploy.qnn_trace import NodeTime, part_times_ms, read_timeline
+from promptseg.hubs.local.trace import NodeTime, part_times_ms, read_timeline
 
 CONV, ADD, UNNAMED = 21, 22, 99
 MATRIX, VECTOR, MEMORY = 0, 1, 5

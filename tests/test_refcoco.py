@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptseg.datasets import single_pictures
 from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.records import read_pictures, read_samples
-from promptseg.datasets.refcoco import build_refcoco
-from promptseg.datasets.repack import phrase_kind
 from promptseg.files import sha256_of
-from promptseg.preprocess import read_picture
+from promptseg.sources import single_pictures
+from promptseg.sources.refcoco import build_refcoco
+from promptseg.sources.repack import phrase_kind
 from promptseg.transfer import patience
 from tests.fault_server import Fault, Files, serving
 from tests.referring import HEIGHT, WIDTH, Tables, build_tables, jpeg, of_archives, source_of, tables

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from PIL import Image
 from report_samples import HOSTILE, box, noise, png
 
+from promptseg.datasets.preprocess import mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
-from promptseg.preprocess import mask_to_canvas
 from promptseg.report.curves import draw_curves
 from promptseg.report.page import Chart, Report, flatten, render_report, write_report
 from promptseg.report.tiles import make_tiles

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from promptseg.datasets.preprocess import mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
-from promptseg.preprocess import mask_to_canvas
 from promptseg.report.build import CURVE_PANELS, Shown, build_report
 from promptseg.report.page import render_report
 from promptseg.scoring import score

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from report_samples import HOSTILE, box, noise, png
 
+from promptseg.datasets.preprocess import mask_to_canvas
 from promptseg.datasets.records import Rle, Sample
-from promptseg.preprocess import mask_to_canvas
+from promptseg.report.gallery import SHEET_BYTES, Example, draw_examples, gallery_sheet, pick
 from promptseg.report.overlay import PREDICTION_RGB, encode_jpeg, overlay
-from promptseg.report.pictures import SHEET_BYTES, Example, draw_examples, gallery_sheet, pick
 from promptseg.scoring import SampleScore
 
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from promptseg.report.sweep import draw_sweep, sweep_csv
+from promptseg.experiments.sweep import draw_sweep, sweep_csv
 from tests.test_points import point
 
 POINTS = [

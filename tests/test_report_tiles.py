@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from report_samples import box, noise, png
 
+from promptseg.datasets.preprocess import mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
-from promptseg.preprocess import mask_to_canvas
 from promptseg.report.overlay import PREDICTION_RGB
 from promptseg.report.tiles import EXTRA_RGB, HIT_RGB, MISSED_RGB, PICTURES_BYTES, difference_layer, make_tiles
 from promptseg.scoring import score

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.datasets.restricted_pickle import load_plain_pickle
+from promptseg.sources.restricted_pickle import load_plain_pickle
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 keys = st.integers() | st.text()

@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.deploy.deployed_graph import REWRITES, DeployedGraph, plain_mask
-from promptseg.deploy.onnx_export import MOST_DIFFERING_PIXELS
-from promptseg.deploy.rewrites.backbone import FoldedBlock
-from promptseg.deploy.rewrites.decoder import MatrixDecoder, PlainDecoder
-from promptseg.deploy.rewrites.features import (
+from promptseg.export.deployed_graph import REWRITES, DeployedGraph, plain_mask
+from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS
+from promptseg.export.rewrites.backbone import FoldedBlock
+from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
+from promptseg.export.rewrites.features import (
     LevelFeatures,
     ProductMask,
     ResizedFeatures,
     TapMask,
 )
-from promptseg.deploy.rewrites.pyramid import MatrixConvNorm
-from promptseg.deploy.rewrites.split_conv import LEAST_INPUTS, PARTS, SplitConv
-from promptseg.deploy.rewrites.stem import FoldedStem
-from promptseg.deploy.rewrites.substitute import substituted
-from promptseg.xdecoder.backbone import Downsample, FocalBlock
-from promptseg.xdecoder.mask_decoder import MaskAttention
-from promptseg.xdecoder.model import XDecoder
-from promptseg.xdecoder.pixel_decoder import ConvNorm
+from promptseg.export.rewrites.pyramid import MatrixConvNorm
+from promptseg.export.rewrites.split_conv import LEAST_INPUTS, PARTS, SplitConv
+from promptseg.export.rewrites.stem import FoldedStem
+from promptseg.export.rewrites.substitute import substituted
+from promptseg.networks.xdecoder.backbone import Downsample, FocalBlock
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
 from tests.networks import drawn, micro_network, micro_vit, random_phrases
 
 INSIDE, OUTSIDE = MaskAttention("inside", "bicubic"), MaskAttention("outside", "bilinear")

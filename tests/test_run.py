@@ -13,15 +13,15 @@ import torch
 from networks import micro, micro_network
 from trainings import few_scenes, short_training
 
-from promptseg.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from promptseg.checkpoints.start import BUILDERS
 from promptseg.files import sha256_of
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.params import FinetuneConfig
 from promptseg.training import loop, run, terms
 from promptseg.training.loop import Outcome
 from promptseg.training.run import CURVE_COLUMNS, Run, run_finetune, write_curve
-from promptseg.training.start import BUILDERS
 from promptseg.training.terms import batch_terms
-from promptseg.xdecoder.mask_decoder import MaskAttention
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,7 +117,7 @@ def test_other_code_is_another_run(tmp_path, monkeypatch):
 
 def test_the_code_that_counts_is_the_whole_library():
     files = {path.relative_to(run.CODE).as_posix() for path in run.CODE.rglob("*.py")}
-    assert {"training/loop.py", "xdecoder/backbone.py", "preprocess.py"} <= files
+    assert {"training/loop.py", "networks/xdecoder/backbone.py", "preprocess.py"} <= files
 
 
 def test_a_loss_that_is_not_finite_leaves_no_state(tmp_path):
@@ -190,7 +190,7 @@ from networks import micro
 from trainings import short_training
 from promptseg.training import loop
 from promptseg.training.run import run_finetune
-from promptseg.training.start import BUILDERS
+from promptseg.checkpoints.start import BUILDERS
 
 BUILDERS["nano"] = micro
 rate = loop.rate_share

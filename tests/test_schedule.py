@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trainings import short_training
 
-from promptseg.training.schedule import draw, rate_share
+from promptseg.training.sampling import draw, rate_share
 
 samples_lists = st.lists(st.integers(1, 5), min_size=1, max_size=9)
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.metrics import overlap
-from promptseg.preprocess import CANVAS, mask_from_canvas, mask_to_canvas
 from promptseg.scoring import Scores, score, tradeoff_row, write_rows, write_tradeoff
 
 HEIGHT, WIDTH = 300, 400

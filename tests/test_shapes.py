@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from promptseg import datasets
-from promptseg.datasets import shapes
 from promptseg.datasets.archives import PictureArchives, open_archive
+from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.records import PHRASE_KINDS, SPLITS, read_pictures, read_samples
-from promptseg.datasets.shapes import build_shapes, render_scene
 from promptseg.params import ShapesConfig
-from promptseg.preprocess import read_picture
+from promptseg.sources import shapes
+from promptseg.sources.shapes import build_shapes, render_scene
 
 CONFIG = ShapesConfig(
     kind="shapes",
@@ -154,7 +154,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     script.write_text(
         f"import sys; sys.path.insert(0, {str(source)!r})\n"
         "from pathlib import Path\n"
-        "from promptseg.datasets import shapes\n"
+        "from promptseg.sources import shapes\n"
         "if __name__ == '__main__':\n"
         "    config = shapes.ShapesConfig('shapes', 0, 100000, 1, 1, 2, 6, 1)\n"
         "    shapes._build(config, 2, *(Path(sys.argv[1]) / name for name in 'isp'))\n"

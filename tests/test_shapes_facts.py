@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.datasets.shapes.facts import Frame, Seen, absolute_facts, relative_facts, see
-from promptseg.datasets.shapes.scene import Layout, SceneObject, make_masks
+from promptseg.sources.shapes.facts import Frame, Seen, absolute_facts, relative_facts, see
+from promptseg.sources.shapes.scene import Layout, SceneObject, make_masks
 
 FRAME = Frame(1.0, 0.75)
 SWAPPED = {"left": "right", "right": "left"}

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes_oracle import covers
 
-from promptseg.datasets.shapes.geometry import REACH, SHAPES, distance_px
-from promptseg.datasets.shapes.scene import SceneObject
+from promptseg.sources.shapes.geometry import REACH, SHAPES, distance_px
+from promptseg.sources.shapes.scene import SceneObject
 
 ROUNDING_PX = 1e-3  # float32 against double: only points this close to an outline may differ
 

@@ -10,8 +10,8 @@ import pytest
 from shapes_oracle import covers
 
 from promptseg.datasets.records import PHRASE_KINDS
-from promptseg.datasets.shapes import RenderedScene, render_scene
 from promptseg.params import ShapesConfig
+from promptseg.sources.shapes import RenderedScene, render_scene
 
 CONFIG = ShapesConfig(
     kind="shapes",

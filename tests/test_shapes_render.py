@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from promptseg.datasets.shapes.render import COLOUR_RGB, render
-from promptseg.datasets.shapes.scene import COLOURS, PICTURE_SIZES, RADII, Layout, SceneObject, make_masks
+from promptseg.sources.shapes.render import COLOUR_RGB, render
+from promptseg.sources.shapes.scene import COLOURS, PICTURE_SIZES, RADII, Layout, SceneObject, make_masks
 
 
 def one_object(colour: str, radius: float = 60.0) -> Layout:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from shapes_oracle import covers
 
-from promptseg.datasets.shapes.geometry import SHAPES
-from promptseg.datasets.shapes.scene import (
+from promptseg.sources.shapes.geometry import SHAPES
+from promptseg.sources.shapes.scene import (
     COLOURS,
     PICTURE_SIZES,
     RADII,

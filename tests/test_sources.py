@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.datasets.sources import Mirror, obtain_all, resolve_folder, side_by_side
 from promptseg.params import Source
+from promptseg.sources.mirrors import Mirror, obtain_all, resolve_folder, side_by_side
 from promptseg.transfer import patience
 from tests.fault_server import Fault, Files, serving
 

@@ -8,12 +8,12 @@ import torch
 from networks import micro, micro_network
 from trainings import short_training
 
-from promptseg.checkpoint import Provenance, save_checkpoint
+from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
+from promptseg.checkpoints.convert import restore
+from promptseg.checkpoints.start import BUILDERS, Start, starting_point
 from promptseg.files import sha256_of
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.params import Params
-from promptseg.training.start import BUILDERS, Start, starting_point
-from promptseg.xdecoder.convert import restore
-from promptseg.xdecoder.mask_decoder import MaskAttention
 
 RULE = MaskAttention("inside", "bilinear")
 NOWHERE = Path("/nowhere")  # nothing is downloaded

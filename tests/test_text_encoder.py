@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.tokenizer import END_OF_TEXT as TOKENIZER_END
-from promptseg.tokenizer import ClipTokenizer
-from promptseg.xdecoder.text_encoder import END_OF_TEXT, QuickGelu, TextConfig, TextEncoder, first_end_of_text
+from promptseg.datasets.tokenizer import END_OF_TEXT as TOKENIZER_END
+from promptseg.datasets.tokenizer import ClipTokenizer
+from promptseg.networks.xdecoder.text_encoder import END_OF_TEXT, QuickGelu, TextConfig, TextEncoder, first_end_of_text
 
 
 @pytest.fixture(scope="module")

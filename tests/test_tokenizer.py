@@ -15,8 +15,15 @@ import regex
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from promptseg.datasets.tokenizer import (
+    CONTEXT_LENGTH,
+    END_OF_TEXT,
+    START_OF_TEXT,
+    VOCABULARY,
+    ClipTokenizer,
+    clean_phrase,
+)
 from promptseg.files import sha256_of
-from promptseg.tokenizer import CONTEXT_LENGTH, END_OF_TEXT, START_OF_TEXT, VOCABULARY, ClipTokenizer, clean_phrase
 
 TOKENIZER = ClipTokenizer()
 CAT = [49406, 320, 1125, 539, 320, 2368, 269, 49407]
@@ -138,7 +145,7 @@ def test_loading_opens_no_connection() -> None:
         "import socket\n"
         "def refuse(*_): raise SystemExit('a connection was tried')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from promptseg.tokenizer import ClipTokenizer\n"
+        "from promptseg.datasets.tokenizer import ClipTokenizer\n"
         "ClipTokenizer().encode('a cat')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(VOCABULARY.parents[1])})

@@ -7,13 +7,13 @@ from networks import micro_network
 from torch import Tensor, nn
 from trainings import short_training, splits
 
+from promptseg.datasets.preprocess import CANVAS, mask_to_canvas
 from promptseg.metrics import overlap
-from promptseg.preprocess import CANVAS, mask_to_canvas
+from promptseg.networks.xdecoder.mask_decoder import Grounding
+from promptseg.networks.xdecoder.model import masks_to_canvas
 from promptseg.training.data import GroundingData
 from promptseg.training.validation import validate
 from promptseg.training.views import WHOLE
-from promptseg.xdecoder.mask_decoder import Grounding
-from promptseg.xdecoder.model import masks_to_canvas
 
 CPU = torch.device("cpu")
 RES = 192

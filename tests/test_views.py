@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trainings import few_scenes, short_training
 
-from promptseg.preprocess import CANVAS
+from promptseg.datasets.preprocess import CANVAS
 from promptseg.training.data import GroundingData
 from promptseg.training.views import CANDIDATES, WHOLE, View, draw_views, swap_sides
 

@@ -11,13 +11,13 @@ from networks import PAPER_RULE, drawn, micro_vit, random_phrases, random_pictur
 from torch import Tensor
 
 from benchmarks.recipe import made_up
-from promptseg.deploy.hub import HubInput
-from promptseg.deploy.onnx_export import MOST_DIFFERING_PIXELS, export_graph
+from promptseg.checkpoints.published_keys import key_table
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
+from promptseg.hubs.base import HubInput
+from promptseg.networks.xdecoder.model import MEAN, STD, unfilled, vit_b
+from promptseg.networks.xdecoder.vit_backbone import VitAttention, VitBackbone, VitBlock, VitConfig, distances
 from promptseg.params import ExportConfig
-from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.model import MEAN, STD, unfilled, vit_b
-from promptseg.xdecoder.published_keys import key_table
-from promptseg.xdecoder.vit_backbone import VitAttention, VitBackbone, VitBlock, VitConfig, distances
 
 DATA = Path(__file__).parent / "data"
 TOLERANCE = {"atol": 1e-3, "rtol": 1e-3}  # of maps against the published ones, float32 after twelve blocks

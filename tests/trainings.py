@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from promptseg.datasets.records import Split, read_samples
-from promptseg.datasets.shapes import build_shapes
+from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.params import FinetuneConfig, LossWeights, RateShares, ShapesConfig
-from promptseg.tokenizer import ClipTokenizer
+from promptseg.sources.shapes import build_shapes
 from promptseg.training.data import GroundingData
 from promptseg.training.loop import Splits
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from promptseg.datasets.preprocess import mask_from_canvas, mask_to_canvas
 from promptseg.datasets.records import PHRASE_KINDS, PhraseKind, Picture, Rle, Sample
 from promptseg.files import atomic_path
 from promptseg.latencies import latency_known_by
@@ -26,7 +27,6 @@ from promptseg.metrics import (
     precision_at,
     size_class,
 )
-from promptseg.preprocess import mask_from_canvas, mask_to_canvas
 
 DECIMALS = 5
 BASELINES = tuple(field.name for field in fields(BaselineIous))

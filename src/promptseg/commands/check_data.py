@@ -5,9 +5,9 @@ from collections import Counter
 
 from promptseg.commands.console import say
 from promptseg.commands.project import ROOT
-from promptseg.datasets.folder.build import FolderData, read_folder
 from promptseg.datasets.records import SPLITS
 from promptseg.params import FolderConfig, read_data_config, read_params
+from promptseg.sources.folder.build import FolderData, read_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,13 +12,13 @@ from PIL import Image
 
 from promptseg.commands.console import say
 from promptseg.commands.project import ROOT, default_model
+from promptseg.datasets.preprocess import read_picture
+from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.files import atomic_path
 from promptseg.inference.answer import Answer, Model
 from promptseg.inference.ask import ask, open_model
 from promptseg.params import read_params
-from promptseg.preprocess import read_picture
 from promptseg.report.overlay import overlay, shrink
-from promptseg.tokenizer import ClipTokenizer
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 OVERLAY_SIDE = 1600  # px at most: a phone's 12 megapixels take seconds to compress and show no more

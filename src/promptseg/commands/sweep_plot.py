@@ -6,8 +6,8 @@ from pathlib import Path
 from promptseg.commands.console import say
 from promptseg.commands.project import ROOT
 from promptseg.experiments.records import comparable_points, read_experiments
+from promptseg.experiments.sweep import draw_sweep, sweep_csv
 from promptseg.files import write_bytes
-from promptseg.report.sweep import draw_sweep, sweep_csv
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

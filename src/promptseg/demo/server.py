@@ -15,11 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from promptseg.datasets.preprocess import read_picture
+from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.inference.answer import Answer, Model
 from promptseg.inference.ask import ask
-from promptseg.preprocess import read_picture
 from promptseg.report.overlay import encode_jpeg, overlay, shrink
-from promptseg.tokenizer import ClipTokenizer
 
 HOST = "127.0.0.1"  # this machine only: whoever reaches the page uses the model, and sends it pictures
 PAGE = Path(__file__).parent / "page.html"

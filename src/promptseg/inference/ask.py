@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from promptseg.datasets.preprocess import mask_from_canvas, picture_to_canvas
+from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.inference.answer import Answer, Model
-from promptseg.preprocess import mask_from_canvas, picture_to_canvas
-from promptseg.tokenizer import ClipTokenizer
 
 SUFFIXES = (".onnx", ".safetensors")
 

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from promptseg.checkpoint import load_checkpoint
+from promptseg.checkpoints.checkpoint import load_checkpoint
+from promptseg.datasets.preprocess import CANVAS
 from promptseg.inference.answer import Decision
-from promptseg.preprocess import CANVAS
-from promptseg.xdecoder.model import best_masks, masks_to_canvas, resize_canvas
+from promptseg.networks.xdecoder.model import best_masks, masks_to_canvas, resize_canvas
 
 
 class CheckpointModel:

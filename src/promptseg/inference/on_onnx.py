@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from promptseg.deploy.graph_border import check_border
-from promptseg.deploy.host_cpu import HostSession
-from promptseg.deploy.hub import HubInput
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.graph_border import check_border
+from promptseg.hubs.host import HostSession
 from promptseg.inference.answer import Decision
 
 

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 from promptseg.datasets.records import Rle, Sample
 from promptseg.report.curves import draw_bars, draw_curves, read_curve
 from promptseg.report.details import group_bars, layer_bars, operation_bars, part_bars
+from promptseg.report.gallery import draw_examples, gallery_sheet
 from promptseg.report.page import Chart, Report
-from promptseg.report.pictures import draw_examples, gallery_sheet
 from promptseg.report.tiles import make_tiles
 from promptseg.scoring import Scores
 

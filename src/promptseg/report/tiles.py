@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from promptseg.datasets.preprocess import mask_from_canvas, read_picture
 from promptseg.datasets.records import PHRASE_KINDS, Rle, Sample
-from promptseg.preprocess import mask_from_canvas, read_picture
+from promptseg.report.gallery import EXAMPLE_BYTES, EXAMPLE_SIDE, pick
 from promptseg.report.overlay import PREDICTION_RGB, encode_jpeg, overlay, shrink
-from promptseg.report.pictures import EXAMPLE_BYTES, EXAMPLE_SIDE, pick
 from promptseg.scoring import SampleScore
 
 PICTURES_BYTES = 2_400_000  # all JPEG files of a page together; base64 and the layers come on top

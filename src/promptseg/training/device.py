@@ -4,12 +4,12 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-from promptseg.xdecoder.backbone import FocalBlock
-from promptseg.xdecoder.mask_decoder import DecoderLayer
-from promptseg.xdecoder.model import XDecoder
-from promptseg.xdecoder.pixel_decoder import EncoderLayer
-from promptseg.xdecoder.text_encoder import TextBlock
-from promptseg.xdecoder.vit_backbone import VitBlock
+from promptseg.networks.xdecoder.backbone import FocalBlock
+from promptseg.networks.xdecoder.mask_decoder import DecoderLayer
+from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.xdecoder.pixel_decoder import EncoderLayer
+from promptseg.networks.xdecoder.text_encoder import TextBlock
+from promptseg.networks.xdecoder.vit_backbone import VitBlock
 
 RECOMPUTED = (FocalBlock, VitBlock, TextBlock, EncoderLayer, DecoderLayer)
 

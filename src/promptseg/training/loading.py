@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from promptseg.params import FinetuneConfig
 from promptseg.training.data import Batch, GroundingData
-from promptseg.training.schedule import draw
+from promptseg.training.sampling import draw
 
 
 class Steps(Dataset[list[Batch]]):

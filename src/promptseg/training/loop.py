@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig
 from promptseg.training.data import Batch, GroundingData
 from promptseg.training.device import prepare_network
@@ -17,7 +18,7 @@ from promptseg.training.loading import Steps, batches
 from promptseg.training.losses import LossTerms
 from promptseg.training.optimizers import make_optimizers, set_rates
 from promptseg.training.processes import anywhere, average
-from promptseg.training.schedule import rate_share
+from promptseg.training.sampling import rate_share
 from promptseg.training.sharding import (
     clip_gradients,
     load_moments,
@@ -29,7 +30,6 @@ from promptseg.training.sharding import (
 from promptseg.training.snapshots import Snapshots
 from promptseg.training.terms import Objective
 from promptseg.training.validation import validate
-from promptseg.xdecoder.model import XDecoder
 
 Row = dict[str, float | None]
 TERMS = tuple(field.name for field in fields(LossTerms))

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, RateShares
 from promptseg.training.sharded_muon import ShardedMuon
-from promptseg.xdecoder.model import XDecoder
 
 BASE_RATE = "base_rate"  # of a group: what the schedule scales
 

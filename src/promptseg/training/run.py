@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from promptseg.checkpoints.start import starting_point
 from promptseg.files import atomic_path, write_json
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig
 from promptseg.training.data import GroundingData
 from promptseg.training.device import make_accelerator
 from promptseg.training.loop import TERMS, Outcome, Splits, finetune
 from promptseg.training.sharding import check_shard, whole_network
 from promptseg.training.snapshots import fingerprint, open_snapshots
-from promptseg.training.start import starting_point
-from promptseg.xdecoder.model import XDecoder
 
 CODE = Path(__file__).resolve().parent.parent  # a snapshot made by other code is not resumed
 CURVE_COLUMNS = ("step", "loss", *TERMS, "val_miou", "train_miou")

@@ -17,10 +17,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from promptseg.networks.xdecoder.model import XDecoder, unfilled
 from promptseg.training.device import RECOMPUTED
 from promptseg.training.processes import average, process_count, process_index, total
 from promptseg.training.terms import Objective
-from promptseg.xdecoder.model import XDecoder, unfilled
 
 
 def check_shard(wanted: bool, processes: int) -> None:

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptseg.networks.xdecoder.mask_decoder import Grounding
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import LossWeights
 from promptseg.training.data import Batch
 from promptseg.training.losses import LossTerms, pairwise_mask_terms, pool_regions, region_contrast
 from promptseg.training.matcher import assign, matching_cost
 from promptseg.training.processes import gathered, mean_over_all, process_index
-from promptseg.xdecoder.mask_decoder import Grounding
-from promptseg.xdecoder.model import XDecoder
 
 
 def batch_terms(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTerms:

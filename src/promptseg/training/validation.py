@@ -2,12 +2,12 @@
 
 import torch
 
+from promptseg.datasets.preprocess import CANVAS, mask_to_canvas
 from promptseg.metrics import overlap
-from promptseg.preprocess import CANVAS, mask_to_canvas
+from promptseg.networks.xdecoder.model import XDecoder, best_masks, masks_to_canvas
 from promptseg.training.data import GroundingData
 from promptseg.training.processes import process_count, process_index, total
 from promptseg.training.views import WHOLE
-from promptseg.xdecoder.model import XDecoder, best_masks, masks_to_canvas
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptseg.preprocess import CANVAS
+from promptseg.datasets.preprocess import CANVAS
 
 CANDIDATES = 8  # windows drawn for a picture: the first that shows enough of every mask is taken
 LEAST_SHOWN = 0.5  # share of a mask

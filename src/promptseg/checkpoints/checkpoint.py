@@ -1,0 +1,92 @@
+"""Checkpoints: weights as safetensors, and beside them JSON that a person can read and that rebuilds the network."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from promptseg.files import atomic_path, read_json, write_json
+from promptseg.networks.xdecoder.backbone import FocalConfig
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoderConfig
+from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, unfilled
+from promptseg.networks.xdecoder.pixel_decoder import PixelDecoderConfig
+from promptseg.networks.xdecoder.text_encoder import TextConfig
+from promptseg.networks.xdecoder.vit_backbone import VitConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from: the model's name, the sha256 of the weights they started from (None: from scratch).
+
+    `params` are the stage's, as run; `step` and `val_miou` say which moment of the run was kept (None: not measured).
+    """
+
+    model: str
+    init_sha256: str | None
+    params: dict[str, Any]
+    step: int
+    val_miou: float | None
+
+
+def save_checkpoint(path: Path, network: XDecoder, provenance: Provenance, dtype: torch.dtype) -> None:
+    """Write `path` (.safetensors) and the JSON beside it; weights are stored as `dtype` (float32 or float16)."""
+    weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
+    description = {
+        "format": FORMAT,
+        "architecture": asdict(network.config),
+        "parameters": sum(value.numel() for value in weights.values()),
+        "dtype": str(dtype).removeprefix("torch."),
+        "provenance": asdict(provenance),
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(weights))  # safetensors' own writer hides that a disk is full
+    write_json(path.with_suffix(".json"), description)
+
+
+def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
+    """Rebuild a network, float32, in evaluation mode; float32 weights stay mapped to the file, without a copy.
+
+    Raises ValueError when one of the files is missing or damaged.
+    """
+    for wanted in (path, path.with_suffix(".json")):
+        if not wanted.is_file():
+            raise ValueError(f"{wanted}: no such file; a checkpoint is a .safetensors file with its .json beside it")
+    description = read_json(path.with_suffix(".json"))
+    if description.get("format") != FORMAT:
+        raise ValueError(f"{path}: got checkpoint format {description.get('format')!r}, wanted {FORMAT}")
+    try:
+        network = unfilled(architecture_from_json(description["architecture"]))
+        provenance = Provenance(**description["provenance"])
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path.with_suffix('.json')}: got a description that no network can be built from ({error!r}), "
+            "wanted what came with the weights; make or fetch the checkpoint again"
+        ) from error
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: got a damaged safetensors file ({error}); make or fetch it again") from error
+    try:
+        network.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights do not fit the architecture beside them: {error}") from error
+    return network.eval(), provenance
+
+
+def architecture_from_json(fields: dict[str, Any]) -> XDecoderConfig:
+    """Inverse of `dataclasses.asdict` on an XDecoderConfig that went through JSON (tuples became lists)."""
+    backbone: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields["backbone"].items()
+    }
+    decoder = fields["mask_decoder"]
+    return XDecoderConfig(
+        backbone=VitConfig(**backbone) if "window" in backbone else FocalConfig(**backbone),
+        text=TextConfig(**fields["text"]),
+        pixel_decoder=PixelDecoderConfig(**fields["pixel_decoder"]),
+        mask_decoder=MaskDecoderConfig(**{**decoder, "mask_attention": MaskAttention(**decoder["mask_attention"])}),
+    )

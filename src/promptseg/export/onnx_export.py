@@ -1,0 +1,146 @@
+"""Export the deployment graph to ONNX, check it against torch, and say what it is made of."""
+
+import ast
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from promptseg.export.deployed_graph import DeployedGraph, plain_mask
+from promptseg.files import atomic_path
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT
+from promptseg.hubs.graph_border import check_border
+from promptseg.hubs.host import HostSession
+from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.params import ExportConfig, check_res
+
+MOST_DIFFERING_PIXELS = 1e-3  # share of the canvas; float32 against float32 flips pixels only at a mask's very border
+
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for a node's modules, outermost first
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported. `differing_pixels` is a share of the canvas: mean and worst over `parity_samples` samples."""
+
+    res: int
+    parameters: int
+    model_mb: float  # 1 MB = 1e6 bytes
+    gflops: float  # 1e9 multiplications and additions, of convolutions and matrix products
+    nodes: int
+    differing_pixels: float
+    differing_pixels_worst: float
+    parity_samples: int
+    opset: int
+    ops: str  # "MatMul 172, Add 140, ...", most frequent first; one text, because DVC makes a column of each key
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a dictionary for a metrics file."""
+        return asdict(self)
+
+
+def export_graph(
+    network: XDecoder, res: int, config: ExportConfig, samples: Iterable[HubInput], path: Path
+) -> ExportReport:
+    """Write `network` at `res` to `path` as ONNX; compare both on `samples`, none of which is traced.
+
+    Raises ValueError, and leaves no file, when more than MOST_DIFFERING_PIXELS differ on any sample.
+    """
+    check_res("res", res)
+    graph = DeployedGraph(network, res).eval().requires_grad_(False)
+    with atomic_path(path) as temporary:
+        trace_graph(graph, config.opset, temporary)
+        check_border(temporary)
+        session = HostSession(temporary)
+        shares = [_differing_share(network, res, session, sample) for sample in samples]
+        if not max(shares) <= MOST_DIFFERING_PIXELS:
+            raise ValueError(
+                f"{path}: up to {max(shares):.2%} of pixels differ from torch, wanted at most "
+                f"{MOST_DIFFERING_PIXELS:.2%}; a rewrite in export/rewrites is wrong at this res"
+            )
+        content = onnx.load(temporary)
+        model_mb = temporary.stat().st_size / 1e6
+    ops = Counter(node.op_type for node in content.graph.node)
+    return ExportReport(
+        res=res,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        model_mb=round(model_mb, 3),
+        gflops=round(count_flops(graph) / 1e9, 3),
+        nodes=ops.total(),
+        differing_pixels=round(float(np.mean(shares)), 7),
+        differing_pixels_worst=round(max(shares), 7),
+        parity_samples=len(shares),
+        opset=config.opset,
+        ops=", ".join(f"{name} {count}" for name, count in sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def trace_graph(graph: nn.Module, opset: int, path: Path) -> None:
+    """Write `graph` as ONNX, traced on random input: nothing in it may depend on the values."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            graph, _random_inputs(), dynamo=True, opset_version=opset, verbose=False,
+            input_names=[spec.name for spec in INPUTS], output_names=[spec.name for spec in OUTPUTS],
+        )  # fmt: skip
+    assert program is not None
+    program.optimize()
+    onnx.save(_without_traces(program.model_proto), path)
+
+
+def _without_traces(content: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop the exporter's notes: with stack traces, a comment or another folder would change the graph's bytes.
+
+    Each node's name keeps where it comes from: "network.backbone.stages.0.blocks.1/Conv_12".
+    """
+    graph = content.graph
+    scope = ""
+    for index, node in enumerate(graph.node):
+        scope = next((_module_of(note.value) for note in node.metadata_props if note.key == _SCOPES), scope)
+        node.name = f"{scope or 'graph'}/{node.op_type}_{index}"
+    parts = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for part in (content, graph, *parts):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return content
+
+
+def _module_of(scopes: str) -> str:
+    """Return the innermost module of the exporter's list of scopes, whose last entry is the node itself."""
+    path = ast.literal_eval(scopes)
+    return str(path[-2]) if len(path) > 1 else ""
+
+
+def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(IMAGE_INPUT.shape, generator=generator) * 255
+    text = torch.randint(1, 49407, TEXT_INPUT.shape, generator=generator, dtype=torch.int32)
+    text[..., 8:] = 49407
+    return image, text
+
+
+def _differing_share(network: XDecoder, res: int, session: HostSession, sample: HubInput) -> float:
+    from_onnx = session.run(sample)
+    with torch.inference_mode():
+        from_torch = plain_mask(network, torch.from_numpy(sample.image_input), torch.from_numpy(sample.text_input), res)
+    share = float(np.mean(from_onnx != from_torch.numpy()))
+    _log.info("%s: %.4f%% of pixels differ between ONNX and torch", sample.sample_id, 100 * share)
+    return share
+
+
+def count_flops(graph: nn.Module) -> int:
+    """Multiplications and additions of the convolutions and matrix products of one inference."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        graph(*_random_inputs())
+    return int(counter.get_total_flops())

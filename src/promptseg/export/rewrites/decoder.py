@@ -1,0 +1,89 @@
+"""The mask decoder for one picture and one phrase, on matrices (queries, C) and (pixels, C)."""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from promptseg.export.rewrites.cross_attention import FoldedLook
+from promptseg.networks.xdecoder.mask_decoder import LEVELS, DecoderLayer, MaskDecoder
+from promptseg.networks.xdecoder.position import sine_positions
+
+STEEP = 30_000.0  # twice in a row, within fp16: numbers beyond 1.2e-9 from zero have a sign
+
+
+class PlainDecoder(nn.Module):
+    """`MaskDecoder.refine` as it is, and the choice of the query that is most like the phrase."""
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, mask_features: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
+        """Mask features (1, M, h, w), LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
+        state = self.decoder.refine(mask_features, list(pyramid), phrase)[-1][0]
+        return best_kernel(self.decoder, state, phrase)
+
+
+class MatrixDecoder(nn.Module):
+    """`MaskDecoder.refine`, and the choice of the query that is most like the phrase.
+
+    Positions are constants. What the level embedding adds to keys changes no attention and is left out; what it adds to
+    values is a constant of the layer.
+    """
+
+    def __init__(self, decoder: MaskDecoder, sizes: Sequence[int], level_features: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.level_features = level_features
+        self.inside = decoder.rule.attends == "inside"
+        count, dim = decoder.query_content.shape
+        layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+        self.layers = nn.ModuleList(layers)
+        self.looks = nn.ModuleList(
+            FoldedLook(layer, count, decoder.level_embedding[index % LEVELS].detach())
+            for index, layer in enumerate(layers)
+        )
+        like = decoder.query_content.detach()
+        for level, cells in enumerate(sizes):
+            positions = sine_positions(cells, cells, dim, like).T.reshape(1, dim, cells, cells)
+            self.register_buffer(f"positions{level}", positions.contiguous(), persistent=False)
+
+    def forward(self, finest: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
+        """What `level_features` takes, LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
+        decoder = self.decoder
+        keys = [_pixels(x + getattr(self, f"positions{level}")) for level, x in enumerate(pyramid)]
+        values = keys if decoder.values_carry_positions else [_pixels(x) for x in pyramid]
+        features = [_pixels(x) for x in self.level_features(finest)]
+        queries, text = decoder.query_content, phrase
+        count = len(queries)
+        positions = torch.cat((decoder.query_position, text))
+        state = decoder.norm(queries)
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        for index, (look, layer) in enumerate(zip(self.looks, layers, strict=True)):
+            level = index % LEVELS
+            blocked = self._blocked(decoder.mask_embedding(state) @ features[level].T)
+            queries = look(queries, decoder.query_position, keys[level], values[level], blocked)
+            queries, text = layer.exchange(torch.cat((queries, text))[None], positions[None])[0].split((count, 1))
+            state = decoder.norm(queries)
+        return best_kernel(decoder, state, phrase)
+
+    def _blocked(self, masks: Tensor) -> Tensor:
+        """Mask logits (Q, N) -> 1 where the rule forbids to look, else 0; comparisons as arithmetic."""
+        inside = ((masks * STEEP).clamp(-1, 1) * STEEP + 1).clamp(0, 1)  # 1 where masks >= 0
+        # An empty mask blocks nothing: then the largest value is 0. Blocked everywhere amounts to blocked nowhere.
+        return inside.amax(dim=1, keepdim=True) - inside if self.inside else inside
+
+
+def best_kernel(decoder: MaskDecoder, state: Tensor, phrase: Tensor) -> Tensor:
+    """Normed queries (Q, C), phrase (1, C) -> mask embedding (1, M) of the query most like the phrase."""
+    similarity = F.normalize(state @ decoder.class_projection, dim=-1) @ phrase.T  # (Q, 1)
+    best = state.index_select(0, similarity.flatten().argmax(0, keepdim=True))
+    return decoder.mask_embedding(best)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """(1, C, h, w) -> (h * w, C), by way of channels last, which is how an NPU stores it."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,0 +1,96 @@
+"""What a run in the cloud would submit and upload, worked out here: no token is read, nothing is sent."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptseg.files import sha256_of
+from promptseg.hubs.aihub.chunks import MB, SAMPLE_BYTES, Chunk, chunks_of, write_dataset
+from promptseg.hubs.aihub.client import service_address
+from promptseg.hubs.aihub.journal import Journal, folder_of
+from promptseg.hubs.aihub.masks import MaskStore
+from promptseg.hubs.aihub.names import Work
+from promptseg.hubs.aihub.preflight import check_graph
+from promptseg.hubs.base import HubInput
+from promptseg.params import HubConfig
+
+_MEASURED = 3  # samples that are compressed to estimate what the others will be
+
+
+@dataclass
+class _Inference:
+    """Counts of jobs, and of samples by name; `upload_mb` is an estimate."""
+
+    stored_samples: int = 0
+    submitted: int = 0
+    new: int = 0
+    new_samples: int = 0
+    compressed: float = 0.0  # share of a sample's bytes that is left when compressed, of those measured
+    measured: int = 0
+
+    @property
+    def upload_mb(self) -> float:
+        return self.new_samples * SAMPLE_BYTES * self.compressed / MB
+
+
+def plan(config: HubConfig, cache: Path, graph: Path, inputs: Iterable[HubInput]) -> Iterator[str]:
+    """Yield the lines of a dry run; every sample is read, for the jobs' names are hashes of them.
+
+    Raises ValueError when the graph would be refused before an upload.
+    """
+    check_graph(graph)
+    folder = folder_of(cache, service_address())
+    journal, work = Journal(folder), Work(sha256_of(graph), config.device, config.aihub.qairt_version)
+    iterations = config.aihub.max_profiler_iterations
+    yield f"Dry run for {config.device} at {service_address()}: nothing is sent, no token is read."
+    yield f"journal   {folder}"
+    yield f"compile   {work.compile_name}{_known(journal, work.compile_name)}"
+    yield f"          {work.compile_options}"
+    there = journal.upload(work.graph_sha256) is not None or journal.job(work.compile_name).job_id is not None
+    graph_mb = 0.0 if there else graph.stat().st_size / MB
+    yield f"          uploads {graph.name}: {graph_mb:.1f} MB"
+    if config.aihub.share_with:
+        yield f"          shared with {', '.join(config.aihub.share_with)}"
+    yield f"profile   {work.profile_name(iterations)}{_known(journal, work.profile_name(iterations))}"
+    yield f"          {work.profile_options(iterations)}"
+    runs = _inference(journal, MaskStore(folder / "masks" / work.compile_name), work, inputs, config.aihub.chunk_mb)
+    yield (
+        f"infer     {runs.submitted + runs.new} jobs: {runs.submitted} submitted before, {runs.new} to submit; "
+        f"{runs.stored_samples} samples have their masks stored here"
+    )
+    yield (
+        f"          uploads {runs.new_samples} samples, {runs.new_samples * SAMPLE_BYTES / MB:.1f} MB of tensors: "
+        f"about {runs.upload_mb:.1f} MB compressed (estimated from {runs.measured})"
+    )
+    yield f"in all    about {graph_mb + runs.upload_mb:.1f} MB to upload"
+
+
+def _inference(journal: Journal, masks: MaskStore, work: Work, inputs: Iterable[HubInput], chunk_mb: int) -> _Inference:
+    runs = _Inference()
+    for chunk in chunks_of(inputs, chunk_mb, masks):
+        runs.stored_samples += sum(digest in masks for _, digest in chunk.order)
+        if not chunk.samples:
+            continue
+        if journal.job(work.infer_name(chunk.sha256)).job_id is not None:
+            runs.submitted += 1
+        else:
+            runs.new += 1
+            runs.new_samples += len(chunk.samples)
+            if runs.measured == 0:
+                _measure(runs, chunk)
+        chunk.let_go()
+    return runs
+
+
+def _measure(runs: _Inference, chunk: Chunk) -> None:
+    few = chunk.samples[:_MEASURED]
+    with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+        path = Path(scratch) / "samples.h5"
+        write_dataset(path, few)
+        runs.compressed, runs.measured = path.stat().st_size / (len(few) * SAMPLE_BYTES), len(few)
+
+
+def _known(journal: Journal, name: str) -> str:
+    job_id = journal.job(name).job_id
+    return " (to submit)" if job_id is None else f" (submitted before: job {job_id})"

@@ -1,0 +1,179 @@
+"""What a hub does with a graph (compile, profile, infer, compare), and the records that it hands back.
+
+A hub is either this machine (`local`) or a service with real devices. The stages see only this file.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptseg.files import read_json, write_json
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """What a compilation made; stored as `manifest.json` in the folder of its files.
+
+    File names are relative to the folder. They, sizes and digests are None where nothing was compiled; `job_id` and
+    `job_address` are None where no service was asked. `note` is empty unless a reader must know something more.
+    """
+
+    backend: str
+    device: str
+    runtime: str
+    precision: str
+    placed_on_npu: bool
+    graph_sha256: str
+    binary_file: str | None
+    binary_bytes: int | None
+    binary_sha256: str | None
+    wrapper_file: str | None
+    job_id: str | None
+    job_address: str | None
+    tool_versions: Mapping[str, str]
+    note: str
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into `folder`."""
+        write_json(folder / MANIFEST, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "CompiledGraph":
+        """Read the manifest of `folder`. Raises ValueError when it is missing or has other fields."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ValueError(f"{folder}: got no {MANIFEST}, wanted a compiled graph; run `dvc repro hub-compile`")
+        content = read_json(path)
+        wanted = {field.name for field in fields(cls)}
+        if content.keys() != wanted:
+            wrong = ", ".join(sorted(content.keys() ^ wanted))
+            raise ValueError(f"{path}: got fields missing or unknown ({wrong}); run `dvc repro hub-compile` again")
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class HostLatency:
+    """ONNX Runtime's CPU provider on the machine that ran the pipeline: differs from host to host, run to run."""
+
+    latency_ms_cpu: float  # median
+    latency_ms_cpu_low: float  # fastest run
+    latency_ms_cpu_high: float  # slowest run
+    runs: int
+    threads: int
+    cpu: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyProfile:
+    """What one inference costs. Every figure's name says where it comes from; None: this backend cannot say.
+
+    `device` is a clock on the real device, the median of `device_runs`, with the fastest and the slowest; `simulated`
+    the compiler's performance model of the chip, with its own bounds; `estimated` the simulated figure put through a
+    calibration against published measurements, never a measurement. `estimated_low` and `_high` are the simulator's
+    bounds put through the same line: the calibration's own error comes on top. What is compiled or simulated, and what
+    one job of a service measured, is the same on every run of the same graph and tools; `host` is not.
+    """
+
+    device: str
+    placed_on_npu: bool
+    latency_ms_device: float | None = None
+    latency_ms_device_low: float | None = None
+    latency_ms_device_high: float | None = None
+    device_runs: int | None = None
+    first_load_ms: float | None = None  # of the binary, on the device
+    warm_load_ms: float | None = None
+    peak_memory_mb: float | None = None  # on the device, during inference; 1 MB = 1e6 bytes, here and below
+    layers_npu: int | None = None  # how many layers the device ran where
+    layers_gpu: int | None = None
+    layers_cpu: int | None = None
+    layers_unknown: int | None = None
+    slowest_layers: str | None = None  # name, compute unit and time of each, the slowest first
+    latency_ms_estimated: float | None = None
+    latency_ms_estimated_low: float | None = None
+    latency_ms_estimated_high: float | None = None
+    latency_ms_simulated: float | None = None
+    latency_ms_simulated_low: float | None = None
+    latency_ms_simulated_high: float | None = None
+    simulated_parts_ms: dict[str, float] | None = None  # what of it each part of the network takes
+    simulated_cycles: int | None = None
+    ops_without_cost: int | None = None  # the simulated figures leave these operations out
+    ddr_read_mb: float | None = None
+    ddr_write_mb: float | None = None
+    spill_mb: float | None = None  # activations that did not fit on the chip: written out to DDR ...
+    fill_mb: float | None = None  # ... and read back
+    binary_mb: float | None = None
+    host: HostLatency
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a dictionary for a metrics file, `host` nested."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far the compiled graph's masks are from the source graph's (ONNX Runtime, float32) on `samples` samples.
+
+    All shares are 0..1; `miou_against_source` takes two empty masks for equal.
+    """
+
+    runner: str  # what ran the compiled graph: an emulator or a device
+    samples: int
+    mask_agreement: float  # share of canvas pixels with the same decision, mean over samples
+    mask_agreement_min: float  # of the worst sample
+    miou_against_source: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a dictionary for a metrics file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class HubInput:
+    """One sample as the graph takes it. Raises ValueError when a tensor is not what the contract says."""
+
+    sample_id: str
+    image_input: NDArray[np.float32]  # (1, 3, CANVAS, CANVAS), RGB 0..255
+    text_input: NDArray[np.int32]  # (2, 1, 77)
+
+    def __post_init__(self) -> None:
+        IMAGE_INPUT.check(self.image_input, self.sample_id)
+        TEXT_INPUT.check(self.text_input, self.sample_id)
+
+
+@dataclass(frozen=True)
+class HubOutput:
+    """One decided mask: bool [CANVAS, CANVAS]."""
+
+    sample_id: str
+    pred_mask: NDArray[np.bool_]
+
+
+class Hub(Protocol):
+    """The four things that stages ask for. `graph` is the ONNX file, `compiled` the folder that `compile` wrote."""
+
+    def compile(self, graph: Path, folder: Path) -> CompiledGraph:
+        """Compile `graph` for the configured device and write `folder` whole or not at all.
+
+        Raises ValueError, naming the operations, when the graph cannot run on the NPU as a whole.
+        """
+        ...
+
+    def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
+        """Say what one inference costs."""
+        ...
+
+    def infer(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+        """Yield one mask per input, in order; holds a bounded number of samples in memory."""
+        ...
+
+    def fidelity(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Fidelity | None:
+        """Compare compiled and source graph on the first `HubConfig.emulator_samples` inputs; None: not possible."""
+        ...

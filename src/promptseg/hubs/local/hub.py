@@ -1,0 +1,206 @@
+"""The hub on this machine: Qualcomm's compiler, its performance simulator and its emulator, from onnxruntime-qnn.
+
+Where the wheel does not exist, nothing is compiled for the NPU: the manifest says so, profiles hold the host's figures
+only, masks come from ONNX Runtime as they do everywhere.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from promptseg.files import atomic_path, sha256_of
+from promptseg.hubs.base import CompiledGraph, Fidelity, HubInput, HubOutput, LatencyProfile
+from promptseg.hubs.compiled import read_compiled
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
+from promptseg.hubs.fidelity import compare_masks
+from promptseg.hubs.graph_border import check_border
+from promptseg.hubs.host import HostSession, masks_on_host, measure_on_host
+from promptseg.hubs.local.calibration import estimate_ms
+from promptseg.hubs.local.device import npu_device
+from promptseg.hubs.local.process import run_compiler, run_emulator
+from promptseg.hubs.local.profile import SimulatedCost, read_simulated_cost
+from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest
+from promptseg.hubs.local.tools import qnn_available, tool_versions
+from promptseg.hubs.local.trace import part_times_ms, read_timeline
+from promptseg.params import HubConfig
+
+BACKEND = "local"
+WRAPPER = "model.onnx"
+BINARY = "model_qnn.bin"  # the compiler derives it from the wrapper's name
+PROFILE, TIMELINE = "profile.csv", "profile_qnn.log"  # the second, too
+NOTHING_COMPILED = (
+    "nothing was compiled for the NPU: onnxruntime-qnn with an HTP library is not installed on this machine; "
+    "latencies are the host CPU's only"
+)
+_LOG = logging.getLogger(__name__)
+
+
+class LocalHub:
+    """A `Hub` without a device: compiles for one, simulates its latency, emulates its arithmetic.
+
+    Raises ValueError at once when the device is unknown.
+    """
+
+    def __init__(self, config: HubConfig) -> None:
+        self._config = config
+        self._device = npu_device(config.device)
+
+    def compile(self, graph: Path, folder: Path) -> CompiledGraph:
+        """Write context binary, wrapper and manifest to `folder`; the same graph gives the same bytes."""
+        check_border(graph)
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            if qnn_available():
+                _LOG.info("compiling %s for %s", graph.name, self._device.name)
+                run_compiler(graph.parent, self._compile_request(graph, temporary, profile_csv=None))
+                _check_wrapper(temporary)
+                compiled = self._manifest(graph, temporary / BINARY, note="")
+            else:
+                _LOG.warning("%s", NOTHING_COMPILED)
+                compiled = self._manifest(graph, binary=None, note=NOTHING_COMPILED)
+            compiled.write(temporary)
+        return compiled
+
+    def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
+        """Simulate on the chip (compiling once more, for the simulator's twin of it) and measure on the host."""
+        manifest = self._read_manifest(graph, compiled)
+        simulated = self._simulate(graph) if manifest.placed_on_npu else None
+        profile = LatencyProfile(
+            device=manifest.device,
+            placed_on_npu=manifest.placed_on_npu,
+            binary_mb=None if manifest.binary_bytes is None else _mb(manifest.binary_bytes),
+            host=measure_on_host(graph, self._config.cpu_latency_runs),
+            note=manifest.note,
+        )
+        return profile if simulated is None else _with_simulation(profile, *simulated)
+
+    def infer(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+        """Return masks from ONNX Runtime on the host; the emulator is too slow for more than `fidelity`'s few."""
+        self._read_manifest(graph, compiled)
+        return masks_on_host(graph, islice(inputs, self._config.samples))
+
+    def fidelity(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Fidelity | None:
+        """Compare the emulated context binary (fp16) with ONNX Runtime (fp32); None where nothing was compiled."""
+        manifest = self._read_manifest(graph, compiled)
+        if not manifest.placed_on_npu or self._config.emulator_samples == 0:
+            return None
+        host = HostSession(graph)
+        few = enumerate(islice(inputs, self._config.emulator_samples), start=1)
+        return compare_masks("HTP emulator", (self._emulate_beside(host, compiled, *sample) for sample in few))
+
+    def _emulate_beside(
+        self, host: HostSession, compiled: Path, number: int, sample: HubInput
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        _LOG.info("emulating sample %d of at most %d: %s", number, self._config.emulator_samples, sample.sample_id)
+        return self._emulate(compiled, sample), host.run(sample)
+
+    def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, float]]:
+        _LOG.info("simulating %s on %s", graph.name, self._device.name)
+        # A fresh folder: the tool appends to a profile that exists, refuses to replace a wrapper, and leaves a drawing
+        # of the graph where it runs.
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as name:
+            scratch = Path(name)
+            linked = scratch / "linked" / graph.name
+            linked.parent.mkdir()
+            linked.symlink_to(graph.resolve())
+            run_compiler(linked.parent, self._compile_request(linked, scratch, scratch / PROFILE))
+            cost = read_simulated_cost(scratch / PROFILE)
+            parts_ms = part_times_ms(read_timeline(scratch / TIMELINE, scratch / BINARY))
+        if cost.ops_without_cost:
+            names = ", ".join(cost.costless_ops)
+            _LOG.warning("the simulated figures leave out %d operations: %s", cost.ops_without_cost, names)
+        return cost, parts_ms
+
+    def _emulate(self, compiled: Path, sample: HubInput) -> NDArray[np.bool_]:
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+            inputs, output = Path(scratch) / "inputs.npz", Path(scratch) / "output.npy"
+            np.savez(inputs, allow_pickle=False, **_feed(sample))
+            wrapper = (compiled / WRAPPER).resolve()
+            run_emulator(EmulateRequest(str(wrapper), self._chip(simulated=False), str(inputs), str(output)))
+            pred_mask = np.load(output)
+        PRED_MASK.check(pred_mask, sample.sample_id)
+        return mask_of(pred_mask)
+
+    def _compile_request(self, graph: Path, folder: Path, profile_csv: Path | None) -> CompileRequest:
+        return CompileRequest(
+            graph=graph.name,
+            wrapper=str((folder / WRAPPER).resolve()),
+            chip=self._chip(simulated=profile_csv is not None),
+            profile_csv=None if profile_csv is None else str(profile_csv),
+            verbose=False,
+            trace=profile_csv is not None,
+        )
+
+    def _chip(self, simulated: bool) -> Chip:
+        device = self._device
+        soc_model = device.simulator_soc_model if simulated else device.soc_model
+        return Chip(device.htp_arch, soc_model, device.vtcm_mb)
+
+    def _manifest(self, graph: Path, binary: Path | None, note: str) -> CompiledGraph:
+        return CompiledGraph(
+            backend=BACKEND,
+            device=self._device.name,
+            runtime="QNN context binary" if binary else "ONNX Runtime, CPU",
+            precision="float16" if binary else "float32",
+            placed_on_npu=binary is not None,
+            graph_sha256=sha256_of(graph),
+            binary_file=BINARY if binary else None,
+            binary_bytes=binary.stat().st_size if binary else None,
+            binary_sha256=sha256_of(binary) if binary else None,
+            wrapper_file=WRAPPER if binary else None,
+            job_id=None,
+            job_address=None,
+            tool_versions=tool_versions(),
+            note=note,
+        )
+
+    def _read_manifest(self, graph: Path, compiled: Path) -> CompiledGraph:
+        manifest = read_compiled(graph, compiled, BACKEND)
+        if manifest.placed_on_npu and not qnn_available():
+            raise ValueError(
+                f"{compiled}: got a graph compiled for the NPU, and no onnxruntime-qnn here to run or profile it; "
+                "wanted both or neither: install it, or run `dvc repro hub-compile --force` on this machine"
+            )
+        return manifest
+
+
+def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, parts_ms: dict[str, float]) -> LatencyProfile:
+    time_ms, low_ms, high_ms = cost.time_us / 1e3, cost.time_us_low / 1e3, cost.time_us_high / 1e3
+    return replace(
+        profile,
+        latency_ms_estimated=round(estimate_ms(time_ms), 3),
+        latency_ms_estimated_low=round(estimate_ms(low_ms), 3),
+        latency_ms_estimated_high=round(estimate_ms(high_ms), 3),
+        latency_ms_simulated=time_ms,
+        latency_ms_simulated_low=low_ms,
+        latency_ms_simulated_high=high_ms,
+        simulated_parts_ms=parts_ms,
+        simulated_cycles=cost.cycles,
+        ops_without_cost=cost.ops_without_cost,
+        ddr_read_mb=_mb(cost.input_fill_bytes + cost.fill_bytes),
+        ddr_write_mb=_mb(cost.output_bytes + cost.spill_bytes),
+        spill_mb=_mb(cost.spill_bytes),
+        fill_mb=_mb(cost.fill_bytes),
+    )
+
+
+def _check_wrapper(folder: Path) -> None:
+    nodes = [node.op_type for node in onnx.load(folder / WRAPPER, load_external_data=False).graph.node]
+    if nodes != ["EPContext"] or not (folder / BINARY).is_file():
+        raise ValueError(f"got a graph split into {', '.join(nodes)}, wanted one piece, whole on the NPU")
+
+
+def _feed(sample: HubInput) -> dict[str, Any]:
+    return {IMAGE_INPUT.name: sample.image_input, TEXT_INPUT.name: sample.text_input}
+
+
+def _mb(size_bytes: int) -> float:
+    return round(size_bytes / 1e6, 3)

@@ -1,0 +1,107 @@
+"""One session of Qualcomm's compiler or of its emulator, alone in a fresh process.
+
+Run by `process` as `python -m promptseg.hubs.local.session <request as JSON>`: the compiler keeps state between
+sessions and can end its process, so each request gets one of its own.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from promptseg.hubs.contract import INPUTS
+from promptseg.hubs.local.tools import qnn_library
+
+VERBOSE, WARNING = 0, 2  # ONNX Runtime's severities
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a session must know of the device."""
+
+    htp_arch: int
+    soc_model: int
+    vtcm_mb: int
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """Compile `graph`, a file name in the working folder, to `wrapper` (ONNX) and `<wrapper stem>_qnn.bin` beside it.
+
+    The name and not the path of the graph reaches the compiler, because it names the compiled graph after a hash of
+    what it was given: the same graph compiles to the same bytes wherever it lies. With `profile_csv` the performance
+    simulator's figures are written there; the file must not exist (the tool appends). With `trace` too, its timeline is
+    written beside them (`<profile stem>_qnn.log`), tens of megabytes.
+    """
+
+    graph: str
+    wrapper: str
+    chip: Chip
+    profile_csv: str | None
+    verbose: bool
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class EmulateRequest:
+    """Run `wrapper` in the HTP emulator: `inputs` (.npz, named as in the contract) to `output` (.npy)."""
+
+    wrapper: str
+    chip: Chip
+    inputs: str
+    output: str
+
+
+def compile_graph(request: CompileRequest) -> None:
+    """Write the context binary and its wrapper. ONNX Runtime raises when a node cannot be placed on the NPU."""
+    options = _session_options(request.chip, request.profile_csv, request.trace)
+    options.add_session_config_entry("ep.context_enable", "1")
+    options.add_session_config_entry("ep.context_file_path", request.wrapper)
+    options.add_session_config_entry("ep.context_embed_mode", "0")
+    options.log_severity_level = VERBOSE if request.verbose else WARNING
+    ort.InferenceSession(request.graph, options)
+
+
+def emulate(request: EmulateRequest) -> None:
+    """Write the first output of `wrapper`. The time that this takes is the host's and says nothing of the device."""
+    session = ort.InferenceSession(request.wrapper, _session_options(request.chip, profile_csv=None, trace=False))
+    with np.load(request.inputs) as tensors:
+        feed = {spec.name: tensors[spec.name] for spec in INPUTS}
+    np.save(request.output, session.run(None, feed)[0])
+
+
+def _session_options(chip: Chip, profile_csv: str | None, trace: bool) -> ort.SessionOptions:
+    library = qnn_library()
+    ort.register_execution_provider_library(library.execution_provider, str(library.provider_path))
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == library.execution_provider]
+    provider = {
+        "backend_path": str(library.htp_path),
+        "htp_arch": str(chip.htp_arch),
+        "soc_model": str(chip.soc_model),
+        "vtcm_mb": str(chip.vtcm_mb),
+        "enable_htp_fp16_precision": "1",
+        "htp_graph_finalization_optimization_mode": "3",
+        "offload_graph_io_quantization": "0",
+    }
+    if profile_csv is not None:
+        provider |= {"profiling_level": "optrace" if trace else "detailed", "profiling_file_path": profile_csv}
+    options = ort.SessionOptions()
+    options.add_provider_for_devices(devices, provider)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Carry out the one request given as a JSON object."""
+    fields = json.loads(arguments[0])
+    fields["chip"] = Chip(**fields["chip"])
+    if "graph" in fields:
+        compile_graph(CompileRequest(**fields))
+    else:
+        emulate(EmulateRequest(**fields))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,186 @@
+"""The whole network, its configuration, and one literal builder per size."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalConfig
+from promptseg.networks.xdecoder.mask_decoder import Grounding, MaskAttention, MaskDecoder, MaskDecoderConfig
+from promptseg.networks.xdecoder.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from promptseg.networks.xdecoder.text_encoder import TextConfig, TextEncoder
+from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
+
+MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
+MEAN = (123.675, 116.280, 103.530)  # of ImageNet, RGB 0..255
+STD = (58.395, 57.120, 57.375)
+
+
+@dataclass(frozen=True)
+class XDecoderConfig:
+    """Everything that decides the network's function, save its weights."""
+
+    backbone: FocalConfig | VitConfig
+    text: TextConfig
+    pixel_decoder: PixelDecoderConfig
+    mask_decoder: MaskDecoderConfig
+
+
+class XDecoder(nn.Module):
+    """Picture and phrase in, query masks and their likeness to the phrase out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: XDecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: nn.Module = (
+            VitBackbone(config.backbone) if isinstance(config.backbone, VitConfig) else FocalBackbone(config.backbone)
+        )
+        self.text_encoder = TextEncoder(config.text, config.mask_decoder.dim)
+        self.pixel_decoder = PixelDecoder(config.backbone.channels, config.pixel_decoder)
+        self.mask_decoder = MaskDecoder(config.mask_decoder)
+        self.log_temperature = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07), CLIP's starting point
+        for name, values in (("mean", MEAN), ("std", STD)):  # real also where the weights are shapes only
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
+
+    def forward(self, picture: Tensor, token_ids: Tensor, every_layer: bool = False) -> tuple[list[Grounding], Tensor]:
+        """Ground phrases.
+
+        picture: float [P, 3, res, res], RGB 0..255, as `resize_canvas` makes it.
+        token_ids: int [B, T], B a multiple of P; the phrases of a picture follow each other, and it is encoded once.
+        Returns the groundings (of the last layer, or of the bare queries and every layer) and the phrase embeddings
+        float [B, C].
+        """
+        mask_features, pyramid = self.encode(picture)
+        phrase = self.text_encoder(token_ids)
+        return self.mask_decoder(mask_features, pyramid, phrase, every_layer), phrase
+
+    def encode(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Picture as in `forward` -> mask features [P, M, h, w] at stride 4 and maps [P, C, ., .] at 32, 16, 8."""
+        mask_features, pyramid = self.pixel_decoder(self.backbone((picture - self.mean) / self.std))
+        return mask_features, pyramid
+
+    def describe(self, features: Tensor) -> Tensor:
+        """Project features [..., C], of queries before their norm or of map regions, to where phrases live."""
+        return self.mask_decoder.norm(features) @ self.mask_decoder.class_projection
+
+    def similarity(self, query_embedding: Tensor, phrase: Tensor) -> Tensor:
+        """Cosine between queries [B, Q, C] and phrases [B, C], times the learnt temperature -> float32 [B, Q].
+
+        In float32 under autocast, too: times a temperature of up to 100, bfloat16's cosines would be off by tenths.
+        """
+        with torch.autocast(query_embedding.device.type, enabled=False):
+            cosine = F.normalize(query_embedding.float(), dim=-1) @ F.normalize(phrase.float(), dim=-1).unsqueeze(2)
+            return cosine.squeeze(2) * self.log_temperature.exp()
+
+
+def unfilled(config: XDecoderConfig) -> XDecoder:
+    """A network whose weights are shapes without memory, for `load_state_dict(..., strict=True, assign=True)`."""
+    with torch.device("meta"):
+        return XDecoder(config)
+
+
+def resize_canvas(canvas: Tensor, res: int) -> Tensor:
+    """Float [B, 3, S, S] -> [B, 3, res, res]: bilinear, half-pixel centres, no antialias."""
+    return F.interpolate(canvas, size=(res, res), mode="bilinear")
+
+
+def best_masks(grounding: Grounding, similarity: Tensor) -> Tensor:
+    """Mask logits [B, h, w] of each row's most similar query; similarity is [B, Q]."""
+    best = similarity.argmax(dim=1)
+    return grounding.mask_logits[torch.arange(len(best), device=best.device), best]
+
+
+def masks_to_canvas(mask_logits: Tensor, res: int, canvas: int) -> Tensor:
+    """Float [B, h, w] at stride 4 of a res x res input -> [B, canvas, canvas], bilinear, half-pixel centres.
+
+    Where res is no multiple of 4 the last row and column of logits reach beyond the input; that part is cropped.
+    """
+    logits = mask_logits.unsqueeze(1)
+    if res % MASK_STRIDE == 0:  # given as a scale, the size would be rounded down to canvas - 1 for some
+        return F.interpolate(logits, size=(canvas, canvas), mode="bilinear")[:, 0]
+    scale = canvas * MASK_STRIDE / res
+    large = F.interpolate(logits, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+    return large[:, 0, :canvas, :canvas]
+
+
+def tiny(mask_attention: MaskAttention) -> XDecoderConfig:
+    """The size of the parity fixture, for tests."""
+    return XDecoderConfig(
+        backbone=FocalConfig(
+            32, depths=(1, 1, 2, 1), focal_levels=(3, 3, 3, 3), focal_windows=(3, 3, 3, 3), layer_scale_init=1e-4
+        ),
+        text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=32),
+        mask_decoder=MaskDecoderConfig(
+            dim=64,
+            mask_dim=64,
+            heads=4,
+            ffn_dim=128,
+            layers=3,
+            object_queries=16,
+            values_carry_positions=False,
+            mask_attention=mask_attention,
+        ),
+    )
+
+
+def nano(mask_attention: MaskAttention) -> XDecoderConfig:
+    """Under 5 million parameters, two thirds of them CLIP's vocabulary: trains on a laptop's processor in minutes."""
+    return XDecoderConfig(
+        backbone=FocalConfig(
+            24, depths=(1, 1, 2, 1), focal_levels=(2, 2, 2, 2), focal_windows=(3, 3, 3, 3), layer_scale_init=0.5
+        ),
+        text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(dim=64, mask_dim=64, heads=4, ffn_dim=128, encoder_layers=2, norm_groups=16),
+        mask_decoder=MaskDecoderConfig(
+            dim=64,
+            mask_dim=64,
+            heads=4,
+            ffn_dim=256,
+            layers=6,
+            object_queries=16,
+            values_carry_positions=True,
+            mask_attention=mask_attention,
+        ),
+    )
+
+
+def focal_t(mask_attention: MaskAttention) -> XDecoderConfig:
+    """X-Decoder with Focal-T as published and as the 2025 challenge's winner used it: 163.8 million parameters."""
+    return XDecoderConfig(
+        backbone=FocalConfig(
+            96, depths=(2, 2, 6, 2), focal_levels=(3, 3, 3, 3), focal_windows=(3, 3, 3, 3), layer_scale_init=1e-4
+        ),
+        text=TextConfig(width=512, heads=8, layers=12, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(
+            dim=512, mask_dim=512, heads=8, ffn_dim=2048, encoder_layers=6, norm_groups=32
+        ),
+        mask_decoder=MaskDecoderConfig(
+            dim=512,
+            mask_dim=512,
+            heads=8,
+            ffn_dim=2048,
+            layers=9,
+            object_queries=100,
+            values_carry_positions=False,
+            mask_attention=mask_attention,
+        ),
+    )
+
+
+def vit_b(mask_attention: MaskAttention) -> XDecoderConfig:
+    """Focal-T's decoders on SAM's ViT-B: 232.5 million parameters."""
+    backbone = VitConfig(
+        768,
+        depth=12,
+        heads=12,
+        window=14,
+        global_blocks=(2, 5, 8, 11),
+        position_side=64,
+        channels=(128, 256, 512, 1024),
+    )
+    return replace(focal_t(mask_attention), backbone=backbone)
