@@ -23,7 +23,7 @@ from promptseg.checkpoints.start import BUILDERS
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.networks.xdecoder.model import XDecoder, unfilled
+from promptseg.networks.xdecoder.model import XDecoder, build_on_meta
 
 END_OF_TEXT, WORDS = 49407, 6
 
@@ -59,7 +59,7 @@ def main() -> None:
 def _network(model: str, rule: MaskAttention) -> tuple[XDecoder, ClassQuery]:
     config = BUILDERS[model](rule)
     conversion = convert(made_up(published_shapes(config), seed=0), config)
-    network = unfilled(config)
+    network = build_on_meta(config)
     network.load_state_dict(conversion.weights, assign=True)
     return network.eval().requires_grad_(False), class_query(conversion)
 

@@ -88,7 +88,7 @@ def main() -> None:
         paths = make_scenes(Path(folder))
         for res in options.res:
             config = replace(
-                read_params(ROOT).finetune, res=(res,), steps=options.steps + 2, pictures_per_step=options.pictures,
+                read_params(ROOT).finetune, res=(res,), steps=options.steps + 2, batch_size=options.pictures,
                 workers=options.workers, compile=options.compile,
             )  # fmt: skip
             plain = measure("plain", options.model, config, paths)
@@ -120,7 +120,7 @@ def _append(path: Path, rows: list[Measured]) -> None:
 def make_scenes(folder: Path) -> dict[str, Path]:
     """Scenes and their tokens."""
     paths = {"images": folder / "images", "samples": folder / "samples.jsonl", "tokens": folder / "tokens.npy"}
-    build_shapes(SCENES, paths["images"], paths["samples"], folder / "pictures.jsonl")
+    build_shapes(SCENES, paths["images"], paths["samples"], folder / "objects.jsonl")
     write_tokens(paths["tokens"], ClipTokenizer().encode_all([each.phrase for each in read_samples(paths["samples"])]))
     return paths
 
@@ -159,8 +159,8 @@ def measure(loop: str, model: str, config: FinetuneConfig, paths: dict[str, Path
     median = {name: float(torch.tensor(values[2:]).median()) for name, values in seconds.items()}
     step = sum(median.values())
     return Measured(
-        machine(device), model, loop, config.res[0], config.pictures_per_step,
-        pictures_per_s=config.pictures_per_step / step, data_wait_share=median["data"] / step,
+        machine(device), model, loop, config.res[0], config.batch_size,
+        pictures_per_s=config.batch_size / step, data_wait_share=median["data"] / step,
         forward_s=median["forward"], backward_s=median["backward"], optimizer_s=median["optimizer"],
         peak_memory_gib=_peak_bytes(device) / 2**30,
     )  # fmt: skip

@@ -8,12 +8,12 @@ from stages import CACHE, ROOT
 from stages.command import run_stage
 
 
-def fetch(images: Path, samples: Path, pictures: Path) -> None:
+def fetch(images: Path, samples: Path, objects: Path) -> None:
     """See the module."""
     params = read_params(ROOT)
     config = read_data_config(ROOT, params.data)
-    build_dataset(config, params.mirror, params.watch, CACHE / "downloads", images, samples, pictures)
+    build_dataset(config, params.mirror, params.watch, CACHE / "downloads", images, samples, objects)
 
 
 if __name__ == "__main__":
-    run_stage(fetch, __doc__, "images", "samples", "pictures")
+    run_stage(fetch, __doc__, "images", "samples", "objects")

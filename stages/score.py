@@ -17,7 +17,7 @@ from stages import ROOT
 from stages.command import run_stage
 
 INPUTS = (
-    *("predictions", "images", "samples", "pictures", "compiled"),
+    *("predictions", "images", "samples", "objects", "compiled"),
     *("latency", "export", "fidelity", "curve", "description"),
 )
 OUTPUTS = ("score", "rows", "tradeoff", "gallery", "report")
@@ -27,7 +27,7 @@ def score_stage(**paths: Path) -> None:
     """See the module; `paths` are INPUTS and OUTPUTS."""
     params = read_params(ROOT)
     samples, predictions = read_samples(paths["samples"]), read_predictions(paths["predictions"])
-    scores = score(samples, read_pictures(paths["pictures"]), predictions, params.score.seed)
+    scores = score(samples, read_pictures(paths["objects"]), predictions, params.score.seed)
     records = {name: read_json(paths[name]) for name in ("latency", "export", "fidelity")}
     choices = {"data": params.data, "res": params.res, "checkpoint": read_json(paths["description"])["provenance"]}
     hashes = {name: sha256_of(paths[name]) for name in ("samples", "predictions", "curve")}

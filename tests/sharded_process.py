@@ -33,7 +33,7 @@ from promptseg.training.sharding import whole_network
 from promptseg.training.snapshots import Snapshots
 
 RULE = MaskAttention("inside", "bilinear")
-ADAMW = short_training(pictures_per_step=4, res=(64,), steps=4, learning_rate=1e-4, train_phrases=6)
+ADAMW = short_training(batch_size=4, res=(64,), steps=4, learning_rate=1e-4, train_phrases=6)
 MUON = replace(ADAMW, muon_learning_rate=1e-3)
 CONFIGS = {
     "adamw": ADAMW,
@@ -56,7 +56,7 @@ def main() -> None:
         if name == "unbeaten":
             loop.validate = partial(_next, iter((0.4, 0.3, 0.2, 0.1)))
         if name == "killed":
-            loop.rate_share = _killed(loop.rate_share)
+            loop.lr_factor = _killed(loop.lr_factor)
         _train(Path(folder), json.loads(scenes), "resumed" if name == "killed" else name)
 
 
@@ -116,11 +116,11 @@ def _next(scores: Iterator[float], *_: object) -> float:
     return next(scores)
 
 
-def _killed(rate_share: Callable[..., float]) -> Callable[..., float]:
+def _killed(lr_factor: Callable[..., float]) -> Callable[..., float]:
     def killed(config: FinetuneConfig, step: int) -> float:
         if step == 3 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
-        return rate_share(config, step)
+        return lr_factor(config, step)
 
     return killed
 

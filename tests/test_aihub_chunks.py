@@ -28,7 +28,7 @@ def test_chunks_are_cut_by_bytes_and_hold_one_sample_at_least(chunk_mb: int, cou
 def test_a_chunk_lets_its_tensors_go_whoever_holds_it() -> None:
     (chunk,) = chunks_of(samples(1), chunk_mb=26, known=())
     tensor = weakref.ref(chunk.samples[0])
-    chunk.let_go()
+    chunk.release()
     assert tensor() is None
 
 

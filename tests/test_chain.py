@@ -31,7 +31,7 @@ SMALL = {
     "finetune.steps": 2,
     "finetune.res": [64],
     "finetune.warmup_steps": 1,
-    "finetune.pictures_per_step": 2,
+    "finetune.batch_size": 2,
     "finetune.phrases_per_picture": 2,
     "finetune.val_res": 64,
     "finetune.val_every": 2,

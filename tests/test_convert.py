@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.recipe import made_up
 from promptseg.checkpoints.convert import Conversion, convert, published_shapes, restore
 from promptseg.checkpoints.published_keys import DROPPED, key_table
-from promptseg.networks.xdecoder.model import XDecoderConfig, focal_t, tiny, unfilled, vit_b
+from promptseg.networks.xdecoder.model import XDecoderConfig, build_on_meta, focal_t, tiny, vit_b
 
 # The keys and shapes of published checkpoints: of Focal-T's grounding path, and of SAM's ViT-B with its pyramid.
 DATA = Path(__file__).parent / "data"
@@ -57,7 +57,7 @@ def test_focal_t_has_the_published_keys_and_shapes():
 
 
 def test_focal_t_has_the_published_number_of_weights():
-    sizes = {key: value.numel() for key, value in unfilled(focal_t(PAPER_RULE)).state_dict().items()}
+    sizes = {key: value.numel() for key, value in build_on_meta(focal_t(PAPER_RULE)).state_dict().items()}
     parts = ("backbone", "pixel_decoder", "text_encoder", "")
     counted = [sum(size for key, size in sizes.items() if key.startswith(part)) / 1e6 for part in parts]
     assert [round(count, 1) for count in counted] == [29.9, 31.5, 63.4, 163.8]
@@ -79,7 +79,7 @@ def test_vit_b_has_the_published_keys_and_shapes_and_focal_ts_decoders():
 @pytest.mark.parametrize("config", [tiny(PAPER_RULE), focal_t(PAPER_RULE), vit_b(PAPER_RULE), micro_vit(PAPER_RULE)])
 def test_the_table_fills_every_key_of_ours_once(config: XDecoderConfig):
     targets = [target.key for target in key_table(config).values()]
-    assert sorted(targets) == sorted(unfilled(config).state_dict())
+    assert sorted(targets) == sorted(build_on_meta(config).state_dict())
     assert not set(key_table(config)) & set(DROPPED)
 
 
@@ -88,7 +88,7 @@ def test_focal_t_goes_there_and_back_bit_for_bit():
     config = focal_t(PAPER_RULE)
     weights = made_up(keys_of("focal_t_checkpoint_keys.json"), seed=0)
     conversion = convert(weights, config)
-    unfilled(config).load_state_dict(conversion.weights, strict=True, assign=True)
+    build_on_meta(config).load_state_dict(conversion.weights, strict=True, assign=True)
     assert_bit_equal(restore(conversion.weights, config, conversion), weights)
 
 

@@ -85,10 +85,10 @@ def test_the_chosen_query_is_the_plain_networks() -> None:
         image, text = inputs(seed)
         with torch.inference_mode():
             small = torch.nn.functional.interpolate(image, size=(64, 64), mode="bilinear")
-            groundings, phrase = network(small, text[0])
-            best = int(network.similarity(groundings[-1].query_embedding, phrase).argmax())
+            outputs, phrase = network(small, text[0])
+            best = int(network.similarity(outputs[-1].query_embedding, phrase).argmax())
             torch.testing.assert_close(
-                graph.best_mask_logits(image, text), groundings[-1].mask_logits[0, best], atol=1e-4, rtol=1e-4
+                graph.best_mask_logits(image, text), outputs[-1].mask_logits[0, best], atol=1e-4, rtol=1e-4
             )
         chosen.add(best)
     assert len(chosen) > 1

@@ -56,10 +56,10 @@ def _batch(own: list[int], pictures: int, per_picture: int) -> Batch:
 
 def _oracle_terms(network: XDecoder, batch: Batch, config: FinetuneConfig) -> list[float]:
     """Every layer, every row, every object after the other."""
-    groundings, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
+    outputs, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
     per_picture, weights = batch.phrases_per_picture, config.loss_weights
     layers = []
-    for grounding in groundings:
+    for grounding in outputs:
         similarity = network.similarity(grounding.query_embedding, phrase)
         bces, dices, contrasts = [], [], []
         for row, own in enumerate(batch.own.tolist()):
@@ -268,7 +268,7 @@ def test_a_run_repeats_only_what_came_after_its_last_snapshot(tmp_path, monkeypa
 
 
 def test_it_learns(tmp_path):
-    config = short_training(steps=15, pictures_per_step=6, res=(64,), val_every=15, learning_rate=1e-2)
+    config = short_training(steps=15, batch_size=6, res=(64,), val_every=15, learning_rate=1e-2)
     _, outcome = _train(config, tmp_path)
     losses = [row["loss"] for row in outcome.curve[1:]]
     assert max(losses[-3:]) < 0.7 * losses[0]
@@ -291,7 +291,7 @@ def test_cross_entropy_is_over_a_pictures_queries():
     network, config = micro_network(RULE), short_training()
     batch = _batch([0], 1, 1)
     with torch.no_grad():
-        groundings, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
+        outputs, phrase = network(batch.pictures, batch.token_ids, every_layer=True)
         contrast = batch_terms(network, batch, config.loss_weights).contrast.item()
-        least = [F.log_softmax(network.similarity(g.query_embedding, phrase), dim=1) for g in groundings]
+        least = [F.log_softmax(network.similarity(g.query_embedding, phrase), dim=1) for g in outputs]
     assert min(-each.max() for each in least) <= contrast <= max(-each.min() for each in least)

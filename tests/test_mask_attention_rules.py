@@ -22,7 +22,7 @@ def run(rule: str, seed: int, **changes: Any) -> dict[str, str]:
 RUNS = [run(rule, seed) for rule, seed in sorted(SCORES, reverse=True)]
 
 
-def test_runs_are_paired_by_seed_and_told_apart():
+def test_runs_are_paired_by_seed_and_region_contrast():
     pairs = pairs_of([run("inside", 7, typ="workspace"), run("inside", 7, **{"finetune.init": "weights/a"}), *RUNS])
     assert [(one["Created"], other["Created"]) for one, other in pairs] == [
         ("inside 7", "outside 7"), ("inside 8", "outside 8")

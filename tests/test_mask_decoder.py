@@ -65,10 +65,10 @@ def test_a_query_looks_where_the_rule_says(rule):
 def test_levels_take_turns_and_what_is_blocked_is_not_seen(rule):
     decoder, (features, pyramid, phrase) = _decoder(rule), _inputs(1, 1)
     with torch.no_grad():
-        before = decoder.refine(features, pyramid, phrase)
+        before = decoder.forward_layers(features, pyramid, phrase)
         for level in range(3):
             changed = [torch.randn_like(each) if index == level else each for index, each in enumerate(pyramid)]
-            after = decoder.refine(features, changed, phrase)
+            after = decoder.forward_layers(features, changed, phrase)
             same = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
             assert same == [state <= level for state in range(5)]
 
@@ -86,7 +86,7 @@ def test_a_layer_is_cross_attention_then_self_attention_then_feed_forward():
         placed = x + torch.cat((decoder.query_position[None], phrase[None]), dim=1)
         x = layer.self_norm(x + layer.self_attention(placed, placed, x))
         x = layer.ffn_norm(x + layer.ffn(x))
-        torch.testing.assert_close(decoder.refine(features, pyramid, phrase)[1], decoder.norm(x[:, :6]))
+        torch.testing.assert_close(decoder.forward_layers(features, pyramid, phrase)[1], decoder.norm(x[:, :6]))
 
 
 def test_keys_carry_positions_and_values_only_where_the_configuration_says_so():
@@ -103,9 +103,9 @@ def test_keys_carry_positions_and_values_only_where_the_configuration_says_so():
 def test_masks_are_products_of_queries_and_pixels():
     decoder, (features, pyramid, phrase) = _decoder(RULES[0]), _inputs(2, 4)
     with torch.no_grad():
-        states = decoder.refine(features, pyramid, phrase)
-        groundings = decoder(features, pyramid, phrase, every_layer=True)
-        for state, grounding in zip(states, groundings, strict=True):
+        states = decoder.forward_layers(features, pyramid, phrase)
+        outputs = decoder(features, pyramid, phrase, every_layer=True)
+        for state, grounding in zip(states, outputs, strict=True):
             own_features = features.repeat_interleave(2, dim=0)
             masks = torch.einsum("bqm,bmhw->bqhw", decoder.mask_embedding(state), own_features)
             torch.testing.assert_close(grounding.mask_logits, masks)
@@ -115,7 +115,7 @@ def test_masks_are_products_of_queries_and_pixels():
 def test_attention_masks_pass_no_gradient_to_the_features():
     decoder, (features, pyramid, phrase) = _decoder(RULES[0]), _inputs(1, 1)
     features.requires_grad_()
-    state = decoder.refine(features, pyramid, phrase)[-1]
+    state = decoder.forward_layers(features, pyramid, phrase)[-1]
     assert torch.autograd.grad(state.sum(), features, allow_unused=True) == (None,)
 
 

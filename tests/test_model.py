@@ -171,12 +171,11 @@ def test_the_picture_is_normalised():
 
 def test_gradients_reach_every_weight_and_the_text():
     network, ids = micro_network(MaskAttention("inside", "bilinear")).train(), random_phrases(2)
-    groundings, phrase = network(random_pictures(1, 72), ids, every_layer=True)
-    text = torch.autograd.grad(groundings[-1].mask_logits.square().sum(), phrase, retain_graph=True)[0]
+    outputs, phrase = network(random_pictures(1, 72), ids, every_layer=True)
+    text = torch.autograd.grad(outputs[-1].mask_logits.square().sum(), phrase, retain_graph=True)[0]
     assert (text.abs().amax(1) > 0).all(), "the masks do not learn from the phrase"
     loss = sum(
-        g.mask_logits.square().mean() + network.similarity(g.query_embedding, phrase).square().mean()
-        for g in groundings
+        g.mask_logits.square().mean() + network.similarity(g.query_embedding, phrase).square().mean() for g in outputs
     )
     loss.backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -5,13 +5,13 @@ import torch
 from networks import micro_network
 from trainings import short_training
 
-from promptseg.params import RateShares
-from promptseg.training.optimizers import make_optimizers, parameter_groups, set_rates
+from promptseg.params import LrScale
+from promptseg.training.optimizers import make_optimizers, parameter_groups, set_learning_rates
 
 
 def test_decay_spares_biases_norms_scales_and_tables():
     network = micro_network()
-    groups = parameter_groups(network, RateShares(1.0, 1.0))
+    groups = parameter_groups(network, LrScale(1.0, 1.0))
     decayed, whole = groups[1.0, True], groups[1.0, False]
     by_id = {id(parameter): name for name, parameter in network.named_parameters()}
     names = [{by_id[id(parameter)] for parameter in group} for group in (decayed, whole)]
@@ -58,7 +58,7 @@ def test_every_weight_has_one_optimizer_and_muon_takes_matrices_only(muon):
 
 
 def test_parts_learn_at_their_shares_of_the_rates():
-    config = short_training(learning_rate=0.5, muon_learning_rate=0.02, rate_shares=RateShares(0.1, 0.0))
+    config = short_training(learning_rate=0.5, muon_learning_rate=0.02, lr_scale=LrScale(0.1, 0.0))
     network = micro_network()
     optimizers = make_optimizers(network, config)
     by_id = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -66,12 +66,12 @@ def test_parts_learn_at_their_shares_of_the_rates():
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 share = {"backbone": 0.1, "text_encoder": 0.0}.get(by_id[id(parameter)].partition(".")[0], 1.0)
-                assert group["base_rate"] == pytest.approx(base * share)
+                assert group["base_lr"] == pytest.approx(base * share)
 
 
 def test_rates_are_shares_of_each_groups_own():
     optimizers = make_optimizers(micro_network(), short_training(learning_rate=0.5, muon_learning_rate=0.02))
-    set_rates(optimizers, 0.25)
+    set_learning_rates(optimizers, 0.25)
     assert [[group["lr"] for group in each.param_groups] for each in optimizers] == [[0.005], [0.125] * 3]
 
 

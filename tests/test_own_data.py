@@ -27,7 +27,7 @@ def mistakes(configured: FolderConfig) -> list[str]:
 
 
 def build(configured: FolderConfig, target: Path, watch: str | None = None) -> tuple[Path, Path, Path]:
-    outputs = target / "images", target / "samples.jsonl", target / "pictures.jsonl"
+    outputs = target / "images", target / "samples.jsonl", target / "objects.jsonl"
     build_dataset(configured, None, watch or configured.path, target / "cache", *outputs)
     return outputs
 

@@ -126,7 +126,7 @@ def test_values_within_reason_are_taken_as_they_are(tmp_path, dotted, value):
         ("finetune.res", [], "()", "at least one size"),
         ("finetune.res", [320, 10], "10", "from 64 to 1024"),
         ("finetune.val_res", 1025, "1025", "from 64 to 1024"),
-        ("finetune.pictures_per_step", 0, "0", "at least 1"),
+        ("finetune.batch_size", 0, "0", "at least 1"),
         ("finetune.phrases_per_picture", 0, "0", "at least 1"),
         ("finetune.learning_rate", "fast", "'fast'", "a number"),
         ("finetune.learning_rate", 0, "0", "above 0"),

@@ -26,7 +26,7 @@ from promptseg.training.terms import batch_terms
 
 RULE = MaskAttention("inside", "bilinear")
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = short_training(pictures_per_step=4, res=(64,), steps=4, train_phrases=6)
+CONFIG = short_training(batch_size=4, res=(64,), steps=4, train_phrases=6)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_processes_share_a_step_out_and_lose_nothing(processes):
 
 
 def test_pictures_that_cannot_be_shared_out_are_refused():
-    with pytest.raises(ValueError, match="pictures_per_step: got 4, wanted a multiple of 6, of 3 processes times fine"):
+    with pytest.raises(ValueError, match="batch_size: got 4, wanted a multiple of 6, of 3 processes times fine"):
         Steps(splits(CONFIG).train, replace(CONFIG, accumulate=2), 3, 0)
 
 
@@ -122,7 +122,7 @@ def test_training_stops_when_patience_is_at_its_end(tmp_path, monkeypatch):
     outcome = _train(config, tmp_path)
     assert (outcome.step, outcome.val_miou) == (2, 0.6)
     assert outcome.curve[-1]["step"] == 6
-    monkeypatch.setattr(loop, "_descend", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "_forward_backward", lambda *_: pytest.fail("trained again"))
     assert _train(config, tmp_path).curve == outcome.curve
 
 

@@ -18,7 +18,7 @@ RESULTS = {
 SCENES = {"train_scenes": 6, "val_scenes": 2, "test_scenes": 1}
 RATE, STEPS = 1e-4, 3
 TRAINING = {
-    "init": None, "steps": STEPS, "res": [64], "pictures_per_step": 4, "phrases_per_picture": 2, "learning_rate": RATE,
+    "init": None, "steps": STEPS, "res": [64], "batch_size": 4, "phrases_per_picture": 2, "learning_rate": RATE,
     "muon_learning_rate": None, "warmup_steps": 0, "val_res": 64, "val_every": 2, "val_phrases": 4, "train_phrases": 2,
     "cache_gib": 0.1,
 }  # fmt: skip

@@ -66,7 +66,7 @@ def test_samples_there_and_back(tmp_path_factory: pytest.TempPathFactory, writte
 
 @given(st.lists(pictures, max_size=3))
 def test_pictures_there_and_back(tmp_path_factory: pytest.TempPathFactory, written: list[Picture]) -> None:
-    path = tmp_path_factory.mktemp("records") / "pictures.jsonl"
+    path = tmp_path_factory.mktemp("records") / "objects.jsonl"
     assert write_records(path, written) == len(written)
     assert read_pictures(path) == written
 
@@ -91,9 +91,9 @@ def test_a_malformed_line_is_refused_with_its_number(tmp_path: Path, line: str, 
 
 
 def test_malformed_pictures_are_refused_with_their_number(tmp_path: Path) -> None:
-    (tmp_path / "pictures.jsonl").write_text('{"objects": [1]}\n')
-    with pytest.raises(ValueError, match=r"pictures.jsonl:1: got other fields"):
-        read_pictures(tmp_path / "pictures.jsonl")
+    (tmp_path / "objects.jsonl").write_text('{"objects": [1]}\n')
+    with pytest.raises(ValueError, match=r"objects.jsonl:1: got other fields"):
+        read_pictures(tmp_path / "objects.jsonl")
 
 
 def test_a_failure_while_writing_keeps_the_old_records(tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def _kill(config: FinetuneConfig, snapshots: Path, monkeypatch: pytest.MonkeyPat
             raise _Killed
         return rate(config, at)
 
-    rate = loop.rate_share
+    rate = loop.lr_factor
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "rate_share", killed)
+        patched.setattr(loop, "lr_factor", killed)
         with pytest.raises(_Killed):  # a run that was resumed beyond `step` would not get there
             _run(config, snapshots, **paths)
 
@@ -193,7 +193,7 @@ from promptseg.training.run import run_finetune
 from promptseg.checkpoints.start import BUILDERS
 
 BUILDERS["nano"] = micro
-rate = loop.rate_share
+rate = loop.lr_factor
 
 def hangs(config, step):
     if step == 3:
@@ -201,7 +201,7 @@ def hangs(config, step):
         time.sleep(600)
     return rate(config, step)
 
-loop.rate_share = hangs
+loop.lr_factor = hangs
 images, samples, tokens, snapshots = map(Path, sys.argv[1:])
 run_finetune("nano", short_training(snapshot_every_s=0), images, samples, tokens, snapshots)
 """

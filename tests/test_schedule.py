@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trainings import short_training
 
-from promptseg.training.sampling import draw, rate_share
+from promptseg.training.sampling import draw, lr_factor
 
 samples_lists = st.lists(st.integers(1, 5), min_size=1, max_size=9)
 
@@ -20,7 +20,7 @@ def _samples_of(counts: list[int]) -> list[list[int]]:
 
 @given(samples_lists, st.integers(1, 5), st.integers(0, 1000))
 def test_every_picture_comes_once_an_epoch(counts, per_step, seed):
-    config, samples_of = short_training(pictures_per_step=per_step, seed=seed), _samples_of(counts)
+    config, samples_of = short_training(batch_size=per_step, seed=seed), _samples_of(counts)
     steps = 3 * len(counts)
     seen = [picture for step in range(steps) for picture in draw(config, step, samples_of).pictures]
     assert len(seen) == steps * per_step
@@ -29,7 +29,7 @@ def test_every_picture_comes_once_an_epoch(counts, per_step, seed):
 
 
 def test_epochs_have_orders_of_their_own():
-    config, samples_of = short_training(pictures_per_step=20), _samples_of([1] * 20)
+    config, samples_of = short_training(batch_size=20), _samples_of([1] * 20)
     assert len({tuple(draw(config, step, samples_of).pictures) for step in range(5)}) == 5
 
 
@@ -69,24 +69,24 @@ def test_every_size_and_every_phrase_gets_its_turn():
 
 def test_learning_rate_warms_up_and_decays():
     config = short_training(steps=12, warmup_steps=4)
-    rates = [rate_share(config, step) for step in range(12)]
+    rates = [lr_factor(config, step) for step in range(12)]
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[8] == pytest.approx(0.5)
     assert rates[10] == pytest.approx((1 + math.cos(math.pi * 6 / 8)) / 2)
     assert all(one > other for one, other in pairwise(rates[4:]))
-    assert rate_share(config, 12) == pytest.approx(0)
+    assert lr_factor(config, 12) == pytest.approx(0)
 
 
 @given(st.integers(1, 50), st.integers(0, 60))
 def test_learning_rate_is_positive_and_never_above_the_wanted(steps, warmup):
     config = short_training(steps=steps, warmup_steps=warmup)
-    assert all(0 < rate_share(config, step) <= 1 for step in range(steps))
+    assert all(0 < lr_factor(config, step) <= 1 for step in range(steps))
 
 
 def test_without_warm_up_the_first_step_is_the_fastest():
-    assert rate_share(short_training(warmup_steps=0), 0) == 1
+    assert lr_factor(short_training(warmup_steps=0), 0) == 1
 
 
 def test_rates_fall_to_a_tenth_at_each_drop():
-    config = short_training(steps=10, warmup_steps=0, rate_drops=(0.5, 0.8))
-    assert [rate_share(config, step) for step in range(10)] == pytest.approx([1] * 5 + [0.1] * 3 + [0.01] * 2)
+    config = short_training(steps=10, warmup_steps=0, lr_milestones=(0.5, 0.8))
+    assert [lr_factor(config, step) for step in range(10)] == pytest.approx([1] * 5 + [0.1] * 3 + [0.01] * 2)

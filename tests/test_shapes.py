@@ -33,7 +33,7 @@ CONFIG = ShapesConfig(
 
 def build(folder: Path, config: ShapesConfig = CONFIG, workers: int | None = None) -> dict[str, str]:
     """Build below `folder`; return the hash of every file."""
-    places = (folder / "images", folder / "samples.jsonl", folder / "pictures.jsonl")
+    places = (folder / "images", folder / "samples.jsonl", folder / "objects.jsonl")
     if workers is None:
         build_shapes(config, *places)
     else:
@@ -51,7 +51,7 @@ def built(tmp_path_factory):
 
 def test_equal_configurations_give_equal_bytes(built, tmp_path):
     hashes = build(tmp_path)
-    assert set(hashes) == {"images/train.zip", "images/val.zip", "images/test.zip", "samples.jsonl", "pictures.jsonl"}
+    assert set(hashes) == {"images/train.zip", "images/val.zip", "images/test.zip", "samples.jsonl", "objects.jsonl"}
     assert hashes == build(built)
 
 
@@ -66,7 +66,7 @@ def test_another_seed_gives_other_scenes(built, tmp_path):
 
 def test_records_match_the_scenes_they_were_made_from(built):
     archives = PictureArchives(built / "images")
-    pictures = read_pictures(built / "pictures.jsonl")
+    pictures = read_pictures(built / "objects.jsonl")
     samples = {sample.sample_id: sample for sample in read_samples(built / "samples.jsonl")}
     assert [p.split for p in pictures] == ["train"] * 5 + ["val"] * 3 + ["test"] * 2
     for number, picture in enumerate(pictures):

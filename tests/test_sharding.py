@@ -60,7 +60,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, State]:
+def locked(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, State]:
     """The same training in one process: what it ends with, and its last snapshot."""
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:

@@ -141,7 +141,7 @@ def test_a_fetch_that_went_well_leaves_its_artefacts_only(project: Path) -> None
     done = run_stage(project, "fetch")
     assert done.returncode == 0, done.stderr
     made = {name.partition("/")[2].partition("/")[0] for name in files_of(project) - before if "/" in name}
-    assert made == {"images", "samples.jsonl", "pictures.jsonl"}
+    assert made == {"images", "samples.jsonl", "objects.jsonl"}
 
 
 def write_samples(project: Path) -> None:

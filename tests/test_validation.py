@@ -9,7 +9,7 @@ from trainings import short_training, splits
 
 from promptseg.datasets.preprocess import CANVAS, mask_to_canvas
 from promptseg.metrics import overlap
-from promptseg.networks.xdecoder.mask_decoder import Grounding
+from promptseg.networks.xdecoder.mask_decoder import DecoderOutput
 from promptseg.networks.xdecoder.model import masks_to_canvas
 from promptseg.training.data import GroundingData
 from promptseg.training.validation import validate
@@ -31,7 +31,7 @@ class Oracle(nn.Module):
         super().__init__()
         self.data, self.silent, self.pictures = data, silent, 0
 
-    def forward(self, _: Tensor, token_ids: Tensor) -> tuple[list[Grounding], Tensor]:
+    def forward(self, _: Tensor, token_ids: Tensor) -> tuple[list[DecoderOutput], Tensor]:
         """Answer for the next picture."""
         assert not self.training
         assert torch.is_inference_mode_enabled()
@@ -40,7 +40,7 @@ class Oracle(nn.Module):
         share = torch.stack([self.data.target(index, RES) for index in samples]).float() / 255
         logits = torch.full_like(share, -1.0) if self.silent else share - 0.5
         assert len(token_ids) == len(samples)
-        return [Grounding(logits.expand(len(samples), *logits.shape), torch.eye(len(samples)))], torch.empty(0)
+        return [DecoderOutput(logits.expand(len(samples), *logits.shape), torch.eye(len(samples)))], torch.empty(0)
 
     def similarity(self, query_embedding: Tensor, _: Tensor) -> Tensor:
         """[B, Q]: the one on the diagonal."""

@@ -15,7 +15,7 @@ from promptseg.checkpoints.published_keys import key_table
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
 from promptseg.hubs.base import HubInput
-from promptseg.networks.xdecoder.model import MEAN, STD, unfilled, vit_b
+from promptseg.networks.xdecoder.model import MEAN, STD, build_on_meta, vit_b
 from promptseg.networks.xdecoder.vit_backbone import VitAttention, VitBackbone, VitBlock, VitConfig, distances
 from promptseg.params import ExportConfig
 
@@ -35,7 +35,7 @@ def test_the_published_numbers_at_1024():
         table[key].key.removeprefix("backbone."): value
         for key, value in made_up(fixture["keys"], fixture["seed"]).items()
     }
-    backbone = unfilled(config).backbone
+    backbone = build_on_meta(config).backbone
     backbone.load_state_dict(weights, strict=True, assign=True)
     with np.load(DATA / "sam_vit_b_backbone_1024.npz") as arrays:
         numbers = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -152,10 +152,9 @@ def test_a_batch_equals_one_by_one():
 
 def test_gradients_reach_every_weight():
     network = drawn(micro_vit(PAPER_RULE), seed=0).train()
-    groundings, phrase = network(random_pictures(1, 72), random_phrases(2), every_layer=True)
+    outputs, phrase = network(random_pictures(1, 72), random_phrases(2), every_layer=True)
     sum(
-        g.mask_logits.square().mean() + network.similarity(g.query_embedding, phrase).square().mean()
-        for g in groundings
+        g.mask_logits.square().mean() + network.similarity(g.query_embedding, phrase).square().mean() for g in outputs
     ).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []

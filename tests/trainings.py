@@ -10,7 +10,7 @@ import numpy as np
 
 from promptseg.datasets.records import Split, read_samples
 from promptseg.datasets.tokenizer import ClipTokenizer
-from promptseg.params import FinetuneConfig, LossWeights, RateShares, ShapesConfig
+from promptseg.params import FinetuneConfig, LossWeights, LrScale, ShapesConfig
 from promptseg.sources.shapes import build_shapes
 from promptseg.training.data import GroundingData
 from promptseg.training.loop import Splits
@@ -23,13 +23,13 @@ _CONFIG = FinetuneConfig(
     seed=3,
     steps=5,
     res=(64, 81),
-    pictures_per_step=2,
+    batch_size=2,
     phrases_per_picture=3,
     accumulate=1,
     learning_rate=1e-3,
     muon_learning_rate=None,
-    rate_shares=RateShares(1.0, 1.0),
-    rate_drops=(),
+    lr_scale=LrScale(1.0, 1.0),
+    lr_milestones=(),
     weight_decay=0.05,
     warmup_steps=2,
     clip_norm=1.0,
@@ -61,7 +61,7 @@ def few_scenes() -> dict[str, Path]:
     """Make six scenes to train on and two to validate with; the files last as long as the process."""
     folder = Path(_folder().name)
     paths = {"images": folder / "images", "samples": folder / "samples.jsonl", "tokens": folder / "tokens.npy"}
-    build_shapes(_SCENES, paths["images"], paths["samples"], folder / "pictures.jsonl")
+    build_shapes(_SCENES, paths["images"], paths["samples"], folder / "objects.jsonl")
     np.save(paths["tokens"], ClipTokenizer().encode_all([sample.phrase for sample in read_samples(paths["samples"])]))
     return paths
 

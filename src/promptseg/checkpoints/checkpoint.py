@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from promptseg.files import atomic_path, read_json, write_json
 from promptseg.networks.xdecoder.backbone import FocalConfig
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoderConfig
-from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, unfilled
+from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, build_on_meta
 from promptseg.networks.xdecoder.pixel_decoder import PixelDecoderConfig
 from promptseg.networks.xdecoder.text_encoder import TextConfig
 from promptseg.networks.xdecoder.vit_backbone import VitConfig
@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
     if description.get("format") != FORMAT:
         raise ValueError(f"{path}: got checkpoint format {description.get('format')!r}, wanted {FORMAT}")
     try:
-        network = unfilled(architecture_from_json(description["architecture"]))
+        network = build_on_meta(architecture_from_json(description["architecture"]))
         provenance = Provenance(**description["provenance"])
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Published checkpoints become ours and go back: by a table, strictly, with a ledger of every key.
 
 Every published key is renamed, transformed or dropped for a stated reason; a key that is not known by its name is
-refused, and so is a file that leaves one of ours unfilled. Values are never computed with: what comes back is
+refused, and so is a file that leaves one of ours build_on_meta. Values are never computed with: what comes back is
 bit-equal. Tensors stay views of what they were, so a memory-mapped file is not copied.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from promptseg.checkpoints.published_keys import CHANGES, CONSTANTS, DROPPED, PREFIXES, Target, key_table
-from promptseg.networks.xdecoder.model import XDecoderConfig, unfilled
+from promptseg.networks.xdecoder.model import XDecoderConfig, build_on_meta
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def published_shapes(config: XDecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _our_shapes(config: XDecoderConfig) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in unfilled(config).state_dict().items()}
+    return {key: tuple(value.shape) for key, value in build_on_meta(config).state_dict().items()}
 
 
 def _prefix(keys: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from promptseg.checkpoints.convert import convert
 from promptseg.checkpoints.published_keys import BESIDE_THE_MODEL
-from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, unfilled
+from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, build_on_meta
 
 SUFFIXES = (".pt", ".pth")
 WEIGHTS_KEY = "model"  # what some writers put the weights under
@@ -31,7 +31,7 @@ def load_published(path: Path, config: XDecoderConfig) -> tuple[XDecoder, dict[s
         conversion = convert(weights, config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    network = unfilled(config)
+    network = build_on_meta(config)
     network.load_state_dict({key: value.float() for key, value in conversion.weights.items()}, assign=True)
     types = sorted({str(value.dtype).removeprefix("torch.") for value in conversion.weights.values()})
     return network.eval(), {"dtypes": types, "beside_the_model": beside, **conversion.ledger.to_json()}

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from promptseg.files import sha256_of, write_bytes
 from promptseg.transfer.download import download
-from promptseg.transfer.lock import alone
+from promptseg.transfer.lock import locked
 
 
 def weights_file(init: str, downloads: Path) -> Path:
@@ -30,7 +30,7 @@ def weights_file(init: str, downloads: Path) -> Path:
 
 def _once(address: str, target: Path) -> Path:
     noted = target.with_name(f"{target.name}.sha256")
-    with alone(target, target.name):  # all processes of a training want the same file
+    with locked(target, target.name):  # all processes of a training want the same file
         if target.is_file() and noted.is_file() and sha256_of(target) == noted.read_text(encoding="utf-8"):
             return target
         target.unlink(missing_ok=True)

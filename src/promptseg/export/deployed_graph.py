@@ -80,6 +80,6 @@ class DeployedGraph(nn.Module):
 
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:
     """What the graph must decide, by the network's own code: bool [CANVAS, CANVAS]."""
-    groundings, phrase = network(resize_canvas(image_input, res), text_input[0])
-    similarity = network.similarity(groundings[-1].query_embedding, phrase)
-    return masks_to_canvas(best_masks(groundings[-1], similarity), res, CANVAS)[0] > 0
+    outputs, phrase = network(resize_canvas(image_input, res), text_input[0])
+    similarity = network.similarity(outputs[-1].query_embedding, phrase)
+    return masks_to_canvas(best_masks(outputs[-1], similarity), res, CANVAS)[0] > 0

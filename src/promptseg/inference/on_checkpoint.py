@@ -29,10 +29,10 @@ class CheckpointModel:
         """See `answer.Model`; the picture is encoded once, and the time is shared out evenly among the phrases."""
         start = time.perf_counter()
         picture = resize_canvas(torch.from_numpy(canvas), self._res)
-        groundings, phrases = self._network(picture, torch.from_numpy(tokens[:, 0]))
-        similarity = self._network.similarity(groundings[-1].query_embedding, phrases)  # (N, Q)
+        outputs, phrases = self._network(picture, torch.from_numpy(tokens[:, 0]))
+        similarity = self._network.similarity(outputs[-1].query_embedding, phrases)  # (N, Q)
         probabilities = similarity.softmax(dim=1).amax(dim=1)
-        logits = masks_to_canvas(best_masks(groundings[-1], similarity), self._res, CANVAS)
+        logits = masks_to_canvas(best_masks(outputs[-1], similarity), self._res, CANVAS)
         milliseconds = 1e3 * (time.perf_counter() - start) / len(tokens)
         return [
             Decision((each > 0).numpy(), float(probability), _mean_inside(each), milliseconds)

@@ -23,7 +23,7 @@ from promptseg.params.sections import (
     FinetuneConfig,
     HubConfig,
     LossWeights,
-    RateShares,
+    LrScale,
     ScoreConfig,
     check_res,
 )
@@ -38,8 +38,8 @@ __all__ = [
     "HubConfig",
     "LossWeights",
     "LpcvcConfig",
+    "LrScale",
     "Params",
-    "RateShares",
     "ReferConfig",
     "ScoreConfig",
     "ShapesConfig",

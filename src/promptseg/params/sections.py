@@ -28,7 +28,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class RateShares:
+class LrScale:
     """How much of the learning rates the parts learn at that come pretrained; the rest learns at all of it."""
 
     backbone: float
@@ -49,13 +49,13 @@ class FinetuneConfig:
     seed: int
     steps: int
     res: tuple[int, ...]
-    pictures_per_step: int
+    batch_size: int
     phrases_per_picture: int
     accumulate: int
     learning_rate: float
     muon_learning_rate: float | None
-    rate_shares: RateShares
-    rate_drops: tuple[float, ...]
+    lr_scale: LrScale
+    lr_milestones: tuple[float, ...]
     weight_decay: float
     warmup_steps: int
     clip_norm: float
@@ -79,7 +79,7 @@ class FinetuneConfig:
         check("res", self.res, len(self.res) > 0, "a list of at least one size")
         for res in (*self.res, self.val_res):
             check_res("res" if res in self.res else "val_res", res)
-        for key in ("pictures_per_step", "phrases_per_picture", "accumulate", "val_every", "val_phrases", "processes"):
+        for key in ("batch_size", "phrases_per_picture", "accumulate", "val_every", "val_phrases", "processes"):
             check(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
         not_negative = ("seed", "steps", "warmup_steps", "weight_decay", "snapshot_every_s", "cache_gib", "workers")
         for key in (*not_negative, "train_phrases"):
@@ -87,8 +87,10 @@ class FinetuneConfig:
         for key in ("learning_rate", "clip_norm"):
             check(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
         check("patience", self.patience, self.patience is None or self.patience >= 1, "null (never) or at least 1")
-        rising = list(self.rate_drops) == sorted(set(self.rate_drops)) and all(0 < at < 1 for at in self.rate_drops)
-        check("rate_drops", self.rate_drops, rising, "rising shares of the steps, each above 0 and below 1")
+        rising = list(self.lr_milestones) == sorted(set(self.lr_milestones)) and all(
+            0 < at < 1 for at in self.lr_milestones
+        )
+        check("lr_milestones", self.lr_milestones, rising, "rising shares of the steps, each above 0 and below 1")
         ordered = len(self.zoom) == 2 and 0.1 <= self.zoom[0] <= self.zoom[1] <= 4
         check("zoom", self.zoom, ordered, "the smallest and the largest, both from 0.1 to 4; [1, 1]: none")
         muon = self.muon_learning_rate

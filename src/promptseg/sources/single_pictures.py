@@ -16,7 +16,7 @@ from promptseg.datasets.preprocess import DAMAGED_PICTURE
 from promptseg.files import write_bytes
 from promptseg.params import SinglePictures
 from promptseg.sources.mirrors import Mirror, first_of, is_address, places, resolve_folder, side_by_side
-from promptseg.transfer.lock import alone
+from promptseg.transfer.lock import locked
 from promptseg.transfer.small import fetch_small
 
 USUAL_BYTES = 170_000  # of a picture of COCO train2014: 13.5 GB for 82,783 of them
@@ -29,7 +29,7 @@ def obtain_pictures(names: Iterable[str], config: SinglePictures, mirror: Mirror
     when one is not given, no picture or damaged, when a name leads out of the folder, or when there is no room.
     """
     folder = cache / "pictures" / config.path
-    with alone(folder, config.path):
+    with locked(folder, config.path):
         _fetch_missing(names, folder, config, mirror)
     return folder
 

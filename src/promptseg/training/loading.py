@@ -19,9 +19,9 @@ class Steps(Dataset[list[Batch]]):
 
     def __init__(self, data: GroundingData, config: FinetuneConfig, processes: int, index: int) -> None:
         shares = processes * config.accumulate
-        if config.pictures_per_step % shares:
+        if config.batch_size % shares:
             raise ValueError(
-                f"finetune.pictures_per_step: got {config.pictures_per_step}, wanted a multiple of {shares}, of "
+                f"finetune.batch_size: got {config.batch_size}, wanted a multiple of {shares}, of "
                 f"{processes} processes times finetune.accumulate {config.accumulate}"
             )
         self._data, self._config = data, config

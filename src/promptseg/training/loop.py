@@ -16,9 +16,9 @@ from promptseg.training.data import Batch, GroundingData
 from promptseg.training.device import prepare_network
 from promptseg.training.loading import Steps, batches
 from promptseg.training.losses import LossTerms
-from promptseg.training.optimizers import make_optimizers, set_rates
-from promptseg.training.processes import anywhere, average
-from promptseg.training.sampling import rate_share
+from promptseg.training.optimizers import make_optimizers, set_learning_rates
+from promptseg.training.processes import any_process, average
+from promptseg.training.sampling import lr_factor
 from promptseg.training.sharding import (
     clip_gradients,
     load_moments,
@@ -79,9 +79,9 @@ def finetune(
     bar = tqdm(todo, "finetune", config.steps, initial=todo.start, disable=not accelerator.is_main_process)
     unread: list[Tensor] = []
     for step, parts in zip(bar, batches(steps, todo.start, config.workers), strict=True):
-        set_rates(optimizers, rate_share(config, step))
+        set_learning_rates(optimizers, lr_factor(config, step))
         network.zero_grad(set_to_none=True)
-        unread.append(_descend(objective, parts, config, accelerator))
+        unread.append(_forward_backward(objective, parts, config, accelerator))
         clip_gradients(network, config.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
@@ -95,7 +95,7 @@ def finetune(
         if validating:
             last |= _score(network, splits, step + 1, state, config, accelerator.device)
         bar.set_postfix(loss=f"{state['curve'][-1]['loss']:.3f}", best_val_miou=f"{state['best_miou']:.3f}")
-        if last or anywhere(snapshots.due(), accelerator.device):  # all at once: to gather shards takes all
+        if last or any_process(snapshots.due(), accelerator.device):  # all at once: to gather shards takes all
             optimized = [whole_state(optimizer) for optimizer in optimizers]
             state["step"] = config.steps if last else step + 1
             snapshots.save({**state, "network": whole_state(network), "optimizers": optimized})
@@ -114,7 +114,9 @@ def _parallel(objective: Objective, sharded: bool, accelerator: Accelerator) -> 
     return prepared
 
 
-def _descend(objective: nn.Module, parts: list[Batch], config: FinetuneConfig, accelerator: Accelerator) -> Tensor:
+def _forward_backward(
+    objective: nn.Module, parts: list[Batch], config: FinetuneConfig, accelerator: Accelerator
+) -> Tensor:
     """Add up the gradients of a step's parts -> the means of its terms, [terms], on the device."""
     total = []
     for part in parts:

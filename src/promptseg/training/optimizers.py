@@ -13,10 +13,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from promptseg.networks.xdecoder.model import XDecoder
-from promptseg.params import FinetuneConfig, RateShares
+from promptseg.params import FinetuneConfig, LrScale
 from promptseg.training.sharded_muon import ShardedMuon
 
-BASE_RATE = "base_rate"  # of a group: what the schedule scales
+BASE_LR = "base_lr"  # of a group: what the schedule scales
 
 
 def make_optimizers(network: XDecoder, config: FinetuneConfig) -> list[Optimizer]:
@@ -24,28 +24,28 @@ def make_optimizers(network: XDecoder, config: FinetuneConfig) -> list[Optimizer
     rate, muon_rate, decay = config.learning_rate, config.muon_learning_rate, config.weight_decay
     by_muon: list[dict[str, Any]] = []
     by_adamw: list[dict[str, Any]] = []
-    for (share, decays), parameters in parameter_groups(network, config.rate_shares).items():
+    for (share, decays), parameters in parameter_groups(network, config.lr_scale).items():
         matrices = [each for each in parameters if decays and each.ndim == 2 and muon_rate is not None]
         rest = [each for each in parameters if not (decays and each.ndim == 2 and muon_rate is not None)]
         if matrices and muon_rate is not None:
-            by_muon.append({"params": matrices, "weight_decay": decay, BASE_RATE: muon_rate * share})
+            by_muon.append({"params": matrices, "weight_decay": decay, BASE_LR: muon_rate * share})
         # Scalars cannot be sharded, and AdamW takes no mixture of sharded and whole weights in one group.
         scalars, others = ([each for each in rest if (each.ndim == 0) is scalar] for scalar in (True, False))
         for group in filter(None, (others, scalars)):
-            by_adamw.append({"params": group, "weight_decay": decay if decays else 0.0, BASE_RATE: rate * share})
+            by_adamw.append({"params": group, "weight_decay": decay if decays else 0.0, BASE_LR: rate * share})
     kind = ShardedMuon if config.shard else torch.optim.Muon
     muon: list[Optimizer] = [kind(by_muon, lr=muon_rate)] if muon_rate is not None else []
     return [*muon, torch.optim.AdamW(by_adamw, lr=rate, fused=True)]
 
 
-def set_rates(optimizers: Sequence[Optimizer], share: float) -> None:
+def set_learning_rates(optimizers: Sequence[Optimizer], share: float) -> None:
     """Let every group learn at `share` (0..1) of its own base rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group[BASE_RATE] * share
+            group["lr"] = group[BASE_LR] * share
 
 
-def parameter_groups(network: XDecoder, shares: RateShares) -> dict[tuple[float, bool], list[nn.Parameter]]:
+def parameter_groups(network: XDecoder, shares: LrScale) -> dict[tuple[float, bool], list[nn.Parameter]]:
     """By share of the learning rate, and by whether they decay.
 
     Matrices and kernels do; biases, norms, scales, embeddings and query tables are left alone.

@@ -49,7 +49,7 @@ def average(values: Tensor) -> Tensor:
     return total(values) / process_count()
 
 
-def anywhere(found: bool, device: torch.device) -> bool:
+def any_process(found: bool, device: torch.device) -> bool:
     """Whether it is `found` in any process, the same answer in all of them."""
     return bool(total(torch.tensor(float(found), device=device)))
 

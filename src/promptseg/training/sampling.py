@@ -29,7 +29,7 @@ def draw(config: FinetuneConfig, step: int, samples_of: Sequence[Sequence[int]])
     """
     count = len(samples_of)
     pictures = []
-    for place in range(step * config.pictures_per_step, (step + 1) * config.pictures_per_step):
+    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
         epoch, offset = divmod(place, count)
         pictures.append(int(_order(config.seed, epoch, count)[offset]))
     rng = np.random.default_rng([config.seed, 1, step])
@@ -47,14 +47,14 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, 0, epoch]).permutation(count)
 
 
-def rate_share(config: FinetuneConfig, step: int) -> float:
-    """Share of the rates: linear warm-up; then a tenth at each of `rate_drops`, or else half a cosine down to zero.
+def lr_factor(config: FinetuneConfig, step: int) -> float:
+    """Share of the rates: linear warm-up; then a tenth at each of `lr_milestones`, or else half a cosine down to zero.
 
     The step after the last would have the zero. The published recipe (Zou et al., 2023) drops at 0.889 and 0.963.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    if config.rate_drops:
-        return 0.1 ** sum(step >= drop * config.steps for drop in config.rate_drops)
+    if config.lr_milestones:
+        return 0.1 ** sum(step >= drop * config.steps for drop in config.lr_milestones)
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return (1 + math.cos(math.pi * progress)) / 2

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from promptseg.networks.xdecoder.model import XDecoder, unfilled
+from promptseg.networks.xdecoder.model import XDecoder, build_on_meta
 from promptseg.training.device import RECOMPUTED
 from promptseg.training.processes import average, process_count, process_index, total
 from promptseg.training.terms import Objective
@@ -62,7 +62,7 @@ def whole_network(network: XDecoder) -> XDecoder:
     weights = network.state_dict()
     if not any(isinstance(each, DTensor) for each in weights.values()):
         return network
-    copy = unfilled(network.config)
+    copy = build_on_meta(network.config)
     copy.load_state_dict({key: _whole(value) for key, value in weights.items()}, assign=True)
     return copy.to(network.log_temperature.device)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.networks.xdecoder.mask_decoder import Grounding
+from promptseg.networks.xdecoder.mask_decoder import DecoderOutput
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import LossWeights
 from promptseg.training.data import Batch
@@ -20,19 +20,19 @@ def batch_terms(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTe
     """
     mask_features, pyramid = network.encode(batch.pictures)
     phrase = network.text_encoder(batch.token_ids)
-    groundings = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
+    outputs = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
     places = torch.arange(batch.phrases_per_picture, device=phrase.device)
     real = batch.own.view(-1, batch.phrases_per_picture) == places  # (P, K): of equal masks only the first counts
-    layers = [_matched(network, grounding, phrase, batch, real, weights) for grounding in groundings]
+    layers = [_matched(network, grounding, phrase, batch, real, weights) for grounding in outputs]
     bce, dice, contrast = torch.stack(layers).mean(0)
     masks = batch.targets.unflatten(2, mask_features.shape[2:])
     regions = [network.describe(pool_regions(features.float(), masks)) for features in pyramid]
-    region = torch.stack([_told_apart(network, each, phrase, batch.own, real) for each in regions]).mean()
+    region = torch.stack([_region_contrast(network, each, phrase, batch.own, real) for each in regions]).mean()
     return LossTerms(bce, dice, contrast, region)
 
 
 def _matched(
-    network: XDecoder, grounding: Grounding, phrase: Tensor, batch: Batch, real: Tensor, weights: LossWeights
+    network: XDecoder, grounding: DecoderOutput, phrase: Tensor, batch: Batch, real: Tensor, weights: LossWeights
 ) -> Tensor:
     """Binary cross-entropy, dice and contrast after one layer, [3]."""
     per_picture = batch.phrases_per_picture
@@ -48,7 +48,7 @@ def _matched(
     return torch.stack((*matched, contrast))
 
 
-def _told_apart(network: XDecoder, regions: Tensor, phrase: Tensor, own: Tensor, real: Tensor) -> Tensor:
+def _region_contrast(network: XDecoder, regions: Tensor, phrase: Tensor, own: Tensor, real: Tensor) -> Tensor:
     """Region contrast of one map: regions [P, K, C], phrase [P * K, C], own [P * K], real [P, K] -> scalar.
 
     The regions of all processes compete: the phrases of this one find theirs behind those of the processes before it.

@@ -28,9 +28,9 @@ def validate(network: XDecoder, data: GroundingData, res: int, phrases: int, dev
     for picture, first in pictures[process_index() :: process_count()]:
         samples = data.samples_of[picture]
         batch = data.batch([picture], [samples], [[WHOLE]], res).to(device)
-        groundings, phrase = network(batch.pictures, batch.token_ids)
-        similarity = network.similarity(groundings[-1].query_embedding, phrase)
-        masks = masks_to_canvas(best_masks(groundings[-1], similarity).float(), res, CANVAS) > 0
+        outputs, phrase = network(batch.pictures, batch.token_ids)
+        similarity = network.similarity(outputs[-1].query_embedding, phrase)
+        masks = masks_to_canvas(best_masks(outputs[-1], similarity).float(), res, CANVAS) > 0
         for place, (index, mask) in enumerate(zip(samples, masks.cpu().numpy(), strict=True), start=first):
             scores[place] = overlap(mask, mask_to_canvas(data.samples[index].mask.to_mask())).iou
     network.train()

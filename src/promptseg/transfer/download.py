@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from promptseg.files import sha256_of
 from promptseg.transfer.connection import Answer, BrokenOffError, RefusedError, opened
-from promptseg.transfer.lock import alone
+from promptseg.transfer.lock import locked
 from promptseg.transfer.partial import Origin, PartialFile
 from promptseg.transfer.patience import Patience, StoppedError
 
@@ -44,7 +44,7 @@ def download(
         raise ValueError(f"{target.name}: got no address to fetch it from, wanted at least one")
     key = sha256 or hashlib.sha256(tried[0].encode()).hexdigest()
     path = cache / "partial" / key
-    with alone(path, target.name):
+    with locked(path, target.name):
         if target.is_file():
             present = sha256_of(target)
             if sha256 in (None, present):
@@ -55,7 +55,7 @@ def download(
             wanted = _Wanted(target, sha256, expected_bytes)
             _from_first(tried, _Transfer(wanted, partial, stop or threading.Event(), progress))
         got = partial.sha256()
-        partial.become(target)
+        partial.move_to(target)
     if sha256 is None:
         _log.warning("%s: its publisher gives no checksum; the sha256 of what came is %s", target.name, got)
     return got
@@ -132,7 +132,7 @@ class _Transfer:
                     raise BrokenOffError(f"{address}: got another range than was asked for")
                 _log.warning("%s: the server sends no ranges, or the file has changed; from the start", address)
             self._check_room(answer.total)
-            self.partial.came_from(Origin(address, answer.validator, answer.total))
+            self.partial.set_origin(Origin(address, answer.validator, answer.total))
             self._take(address, answer)
         total = self.wanted.bytes if answer.total is None else answer.total
         if total is not None and self.partial.size < total:

@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(path: Path, name: str) -> Iterator[None]:
+def locked(path: Path, name: str) -> Iterator[None]:
     """Hold `<path>.lock`, waiting for another process that holds it, and saying so with `name`.
 
     It is released even when this process is killed.

@@ -33,13 +33,13 @@ class PartialFile:
         self._summed = 0
 
     def origin(self) -> Origin | None:
-        """Return what `came_from` wrote; None where nothing was, or nothing that can be read."""
+        """Return what `set_origin` wrote; None where nothing was, or nothing that can be read."""
         try:
             return Origin(**read_json(self._origin_path))
         except (FileNotFoundError, TypeError, ValueError):
             return None
 
-    def came_from(self, origin: Origin) -> None:
+    def set_origin(self, origin: Origin) -> None:
         """Write down where the bytes that follow come from."""
         if self.origin() != origin:
             write_json(self._origin_path, asdict(origin))
@@ -78,7 +78,7 @@ class PartialFile:
         self.size = self._summed = 0
         self._digest = hashlib.sha256()
 
-    def become(self, target: Path) -> None:
+    def move_to(self, target: Path) -> None:
         """Move the bytes to `target`, which appears whole or not at all, on another disk too."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()  # of an empty file nothing came

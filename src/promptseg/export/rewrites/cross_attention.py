@@ -7,8 +7,8 @@ from promptseg.networks.xdecoder.layers import BLOCKED
 from promptseg.networks.xdecoder.mask_decoder import DecoderLayer
 
 
-class FoldedLook(nn.Module):
-    """`DecoderLayer.look` for one picture and one phrase, on matrices.
+class FoldedCrossAttention(nn.Module):
+    """`DecoderLayer.cross_attend` for one picture and one phrase, on matrices.
 
     The pixels are neither projected nor cut into heads, which moves each of them several times on an NPU: scores are
     (q W_k^T) x^T instead of q (x W_k)^T, and results (attention x) W_v instead of attention (x W_v). A constant in the

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.export.rewrites.cross_attention import FoldedLook
+from promptseg.export.rewrites.cross_attention import FoldedCrossAttention
 from promptseg.networks.xdecoder.mask_decoder import LEVELS, DecoderLayer, MaskDecoder
 from promptseg.networks.xdecoder.position import sine_positions
 
@@ -15,7 +15,7 @@ STEEP = 30_000.0  # twice in a row, within fp16: numbers beyond 1.2e-9 from zero
 
 
 class PlainDecoder(nn.Module):
-    """`MaskDecoder.refine` as it is, and the choice of the query that is most like the phrase."""
+    """`MaskDecoder.forward_layers` as it is, and the choice of the query that is most like the phrase."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         super().__init__()
@@ -23,12 +23,12 @@ class PlainDecoder(nn.Module):
 
     def forward(self, mask_features: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
         """Mask features (1, M, h, w), LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
-        state = self.decoder.refine(mask_features, list(pyramid), phrase)[-1][0]
+        state = self.decoder.forward_layers(mask_features, list(pyramid), phrase)[-1][0]
         return best_kernel(self.decoder, state, phrase)
 
 
 class MatrixDecoder(nn.Module):
-    """`MaskDecoder.refine`, and the choice of the query that is most like the phrase.
+    """`MaskDecoder.forward_layers`, and the choice of the query that is most like the phrase.
 
     Positions are constants. What the level embedding adds to keys changes no attention and is left out; what it adds to
     values is a constant of the layer.
@@ -42,8 +42,8 @@ class MatrixDecoder(nn.Module):
         count, dim = decoder.query_content.shape
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self.layers = nn.ModuleList(layers)
-        self.looks = nn.ModuleList(
-            FoldedLook(layer, count, decoder.level_embedding[index % LEVELS].detach())
+        self.cross_attentions = nn.ModuleList(
+            FoldedCrossAttention(layer, count, decoder.level_embedding[index % LEVELS].detach())
             for index, layer in enumerate(layers)
         )
         like = decoder.query_content.detach()
@@ -62,11 +62,11 @@ class MatrixDecoder(nn.Module):
         positions = torch.cat((decoder.query_position, text))
         state = decoder.norm(queries)
         layers = cast(Iterable[DecoderLayer], self.layers)
-        for index, (look, layer) in enumerate(zip(self.looks, layers, strict=True)):
+        for index, (look, layer) in enumerate(zip(self.cross_attentions, layers, strict=True)):
             level = index % LEVELS
             blocked = self._blocked(decoder.mask_embedding(state) @ features[level].T)
             queries = look(queries, decoder.query_position, keys[level], values[level], blocked)
-            queries, text = layer.exchange(torch.cat((queries, text))[None], positions[None])[0].split((count, 1))
+            queries, text = layer.self_attend(torch.cat((queries, text))[None], positions[None])[0].split((count, 1))
             state = decoder.norm(queries)
         return best_kernel(decoder, state, phrase)
 

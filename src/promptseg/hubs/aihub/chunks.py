@@ -30,7 +30,7 @@ class Chunk:
     digests: tuple[str, ...]
     order: tuple[tuple[str, str], ...]
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Free the tensors at once: a caller's frames may live on in the traceback of an error that was retried."""
         self.samples.clear()
 

@@ -57,7 +57,7 @@ class InferenceJobs:
             while len(started) >= jobs_in_flight:
                 yield from self._collect(started.popleft())
             started.append(self._start(chunk))
-            chunk.let_go()
+            chunk.release()
         while started:
             yield from self._collect(started.popleft())
 

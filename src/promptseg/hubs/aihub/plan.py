@@ -79,7 +79,7 @@ def _inference(journal: Journal, masks: MaskStore, work: Work, inputs: Iterable[
             runs.new_samples += len(chunk.samples)
             if runs.measured == 0:
                 _measure(runs, chunk)
-        chunk.let_go()
+        chunk.release()
     return runs
 
 

@@ -58,7 +58,7 @@ class MaskDecoderConfig:
 
 
 @dataclass(frozen=True)
-class Grounding:
+class DecoderOutput:
     """What the decoder says after one layer.
 
     For B phrases: mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the phrase's.
@@ -83,10 +83,12 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Queries, and the phrase behind them (B, Q + 1, C), positions alike, the rest as `look` has it -> x anew."""
-        queries = self.look(x[:, :-1], positions[:, :-1], keys, values, bias)
-        return self.exchange(torch.cat((queries, x[:, -1:]), dim=1), positions)
+        queries = self.cross_attend(x[:, :-1], positions[:, :-1], keys, values, bias)
+        return self.self_attend(torch.cat((queries, x[:, -1:]), dim=1), positions)
 
-    def look(self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    def cross_attend(
+        self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> Tensor:
         """Cross-attention: queries (B, Q, C), keys and values (P, N, C), bias (B, Q, N) -> (B, Q, C).
 
         Queries never see each other here, so those of all phrases of a picture attend to its keys together.
@@ -96,7 +98,7 @@ class DecoderLayer(nn.Module):
         attended = self.cross_attention(placed, keys, values, bias.view(pictures, 1, placed.shape[1], -1))
         return self.cross_norm(queries + attended.view(queries.shape))
 
-    def exchange(self, x: Tensor, positions: Tensor) -> Tensor:
+    def self_attend(self, x: Tensor, positions: Tensor) -> Tensor:
         """Self-attention and feed-forward over the queries and the phrase together (B, Q + 1, C)."""
         placed = x + positions
         x = self.self_norm(x + self.self_attention(placed, placed, x))
@@ -104,7 +106,7 @@ class DecoderLayer(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Maps, mask features and a phrase -> a Grounding after every layer (or after the last one only).
+    """Maps, mask features and a phrase -> a DecoderOutput after every layer (or after the last one only).
 
     The phrase embedding joins the queries, so its size is `config.dim`.
     """
@@ -127,21 +129,21 @@ class MaskDecoder(nn.Module):
 
     def forward(
         self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor, every_layer: bool
-    ) -> list[Grounding]:
+    ) -> list[DecoderOutput]:
         """mask_features (P, M, h, w), pyramid of LEVELS maps (P, C, ., .) coarsest first, phrase (B, C).
 
-        B is a multiple of P: the phrases of a picture follow each other and share its maps. Returns the groundings of
+        B is a multiple of P: the phrases of a picture follow each other and share its maps. Returns the outputs of
         the untouched queries and of each layer when `every_layer`, else only the last one.
         """
-        states = self.refine(mask_features, pyramid, phrase)
+        states = self.forward_layers(mask_features, pyramid, phrase)
         pixels = mask_features.flatten(2)
         size = mask_features.shape[-2:]
         return [
-            Grounding(self._masks(state, pixels).unflatten(2, size), state @ self.class_projection)
+            DecoderOutput(self._masks(state, pixels).unflatten(2, size), state @ self.class_projection)
             for state in (states if every_layer else states[-1:])
         ]
 
-    def refine(self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor) -> list[Tensor]:
+    def forward_layers(self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor) -> list[Tensor]:
         """As `forward`, but returns the normed queries (B, Q, C): untouched, then after each layer."""
         keys, values = zip(*(self._keys_and_values(x, level) for level, x in enumerate(pyramid)), strict=True)
         level_features = [self._resize_features(mask_features.detach(), x.shape[-2:]) for x in pyramid]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalConfig
-from promptseg.networks.xdecoder.mask_decoder import Grounding, MaskAttention, MaskDecoder, MaskDecoderConfig
+from promptseg.networks.xdecoder.mask_decoder import DecoderOutput, MaskAttention, MaskDecoder, MaskDecoderConfig
 from promptseg.networks.xdecoder.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from promptseg.networks.xdecoder.text_encoder import TextConfig, TextEncoder
 from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
@@ -46,12 +46,14 @@ class XDecoder(nn.Module):
         for name, values in (("mean", MEAN), ("std", STD)):  # real also where the weights are shapes only
             self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
 
-    def forward(self, picture: Tensor, token_ids: Tensor, every_layer: bool = False) -> tuple[list[Grounding], Tensor]:
+    def forward(
+        self, picture: Tensor, token_ids: Tensor, every_layer: bool = False
+    ) -> tuple[list[DecoderOutput], Tensor]:
         """Ground phrases.
 
         picture: float [P, 3, res, res], RGB 0..255, as `resize_canvas` makes it.
         token_ids: int [B, T], B a multiple of P; the phrases of a picture follow each other, and it is encoded once.
-        Returns the groundings (of the last layer, or of the bare queries and every layer) and the phrase embeddings
+        Returns the outputs (of the last layer, or of the bare queries and every layer) and the phrase embeddings
         float [B, C].
         """
         mask_features, pyramid = self.encode(picture)
@@ -77,7 +79,7 @@ class XDecoder(nn.Module):
             return cosine.squeeze(2) * self.log_temperature.exp()
 
 
-def unfilled(config: XDecoderConfig) -> XDecoder:
+def build_on_meta(config: XDecoderConfig) -> XDecoder:
     """A network whose weights are shapes without memory, for `load_state_dict(..., strict=True, assign=True)`."""
     with torch.device("meta"):
         return XDecoder(config)
@@ -88,7 +90,7 @@ def resize_canvas(canvas: Tensor, res: int) -> Tensor:
     return F.interpolate(canvas, size=(res, res), mode="bilinear")
 
 
-def best_masks(grounding: Grounding, similarity: Tensor) -> Tensor:
+def best_masks(grounding: DecoderOutput, similarity: Tensor) -> Tensor:
     """Mask logits [B, h, w] of each row's most similar query; similarity is [B, Q]."""
     best = similarity.argmax(dim=1)
     return grounding.mask_logits[torch.arange(len(best), device=best.device), best]
