@@ -7,8 +7,7 @@ from promptseg.export.onnx_export import export_graph
 from promptseg.files import write_json
 from promptseg.hubs.inputs import GraphInputs
 from promptseg.params import read_params
-from stages import ROOT
-from stages.command import run_stage
+from stages import ROOT, run_stage
 
 
 def export_stage(checkpoint: Path, images: Path, samples: Path, tokens: Path, graph: Path, export: Path) -> None:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from promptseg.params import read_data_config, read_params
 from promptseg.sources.build import build_dataset
-from stages import CACHE, ROOT
-from stages.command import run_stage
+from stages import CACHE, ROOT, run_stage
 
 
 def fetch(images: Path, samples: Path, objects: Path) -> None:

@@ -11,8 +11,7 @@ from promptseg.files import write_json
 from promptseg.params import read_params
 from promptseg.training.processes import relaunched
 from promptseg.training.run import run_finetune, write_curve, write_summary
-from stages import CACHE, ROOT
-from stages.command import run_stage
+from stages import CACHE, ROOT, run_stage
 
 
 def finetune(

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from promptseg.hubs.backends import open_hub
 from promptseg.params import read_params
-from stages import CACHE, ROOT
-from stages.command import run_stage
+from stages import CACHE, ROOT, run_stage
 
 
 def hub_compile(graph: Path, compiled: Path) -> None:

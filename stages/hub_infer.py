@@ -8,8 +8,7 @@ from promptseg.hubs.backends import open_hub
 from promptseg.hubs.inputs import GraphInputs
 from promptseg.hubs.outputs import predictions_of
 from promptseg.params import read_params
-from stages import CACHE, ROOT
-from stages.command import run_stage
+from stages import CACHE, ROOT, run_stage
 
 
 def hub_infer(

@@ -8,8 +8,7 @@ import sys
 from promptseg.hubs.aihub.plan import plan
 from promptseg.hubs.inputs import GraphInputs
 from promptseg.params import read_params, read_paths
-from stages import CACHE, ROOT
-from stages.command import run_stage
+from stages import CACHE, ROOT, run_stage
 
 
 def hub_plan() -> None:

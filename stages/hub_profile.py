@@ -5,8 +5,7 @@ from pathlib import Path
 from promptseg.files import write_json
 from promptseg.hubs.backends import open_hub
 from promptseg.params import read_params
-from stages import CACHE, ROOT
-from stages.command import run_stage
+from stages import CACHE, ROOT, run_stage
 
 
 def hub_profile(graph: Path, compiled: Path, latency: Path) -> None:

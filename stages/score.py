@@ -13,8 +13,7 @@ from promptseg.report.build import Shown, build_report
 from promptseg.report.details import provenance
 from promptseg.report.page import write_report
 from promptseg.scoring import score, tradeoff_row, write_rows, write_tradeoff
-from stages import ROOT
-from stages.command import run_stage
+from stages import ROOT, run_stage
 
 INPUTS = (
     *("predictions", "images", "samples", "objects", "compiled"),

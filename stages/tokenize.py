@@ -6,8 +6,7 @@ from promptseg.datasets.records import read_samples
 from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.datasets.tokens import write_tokens
 from promptseg.params import read_params
-from stages import ROOT
-from stages.command import run_stage
+from stages import ROOT, run_stage
 
 
 def tokenize(samples: Path, tokens: Path) -> None:

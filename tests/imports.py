@@ -14,7 +14,7 @@ def library_files() -> list[Path]:
 
 def stage_scripts() -> list[Path]:
     """Return the script of every stage, sorted; what they share and commands beside them are none."""
-    others = ("__init__", "command", "hub_plan")
+    others = ("__init__", "hub_plan")
     return sorted(path for path in (ROOT / "stages").glob("*.py") if path.stem not in others)
 
 
