@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.networks.xdecoder.layers import BLOCKED
 from promptseg.networks.xdecoder.mask_decoder import LEVELS, MaskAttention
-from promptseg.networks.xdecoder.model import XDecoder, masks_to_canvas, resize_canvas
+from promptseg.networks.xdecoder.model import XDecoder, resize_canvas
 from promptseg.networks.xdecoder.position import sine_positions
 
 
@@ -49,7 +49,7 @@ def plain_wrapper(network: XDecoder, query: ClassQuery, image: Tensor, text: Ten
     masks, embeddings, phrase = plain_grounding(network, query, resize_canvas(image, res), text[0])
     cosine = F.normalize(embeddings, dim=-1) @ F.normalize(phrase, dim=-1).T  # (Q, 1)
     best = masks[cosine.flatten().argmax(0, keepdim=True)]
-    return masks_to_canvas(best, res, CANVAS)[0] > 0
+    return F.interpolate(best[None], (CANVAS, CANVAS), mode="bilinear")[0, 0] > 0  # stretched, whatever `res` is
 
 
 def plain_grounding(

@@ -132,7 +132,9 @@ def measure(loop: str, model: str, config: FinetuneConfig, paths: dict[str, Path
     torch.manual_seed(0)
     network = XDecoder(BUILDERS[model](MaskAttention("inside", "bilinear"))).to(device).train()
     plain = loop == "plain"
-    data = GroundingData(**paths, split="train", sizes=config.res, cache_bytes=0 if plain else 2**31)
+    data = GroundingData(
+        **paths, split="train", sizes=config.res, cache_bytes=0 if plain else 2**31, canvas_rule="crop"
+    )
     if not plain:
         prepare_network(network, config.compile, config.checkpoint_activations)
     objective: nn.Module = Objective(network, config.loss_weights)

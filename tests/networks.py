@@ -33,6 +33,7 @@ def micro(mask_attention: MaskAttention) -> XDecoderConfig:
             values_carry_positions=False,
             mask_attention=mask_attention,
         ),
+        canvas_rule="crop",
     )
 
 

@@ -5,6 +5,7 @@ tests/data/xdecoder_tiny.{json,npz} were made by running the published code (Zou
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ VARIANTS = {"xdecoder": MaskAttention("inside", "bicubic"), "lpcvc25": MaskAtten
 
 def published_network(variant: str) -> XDecoder:
     """The tiny network with the published weights, in evaluation mode; loading is strict."""
-    network = XDecoder(tiny(VARIANTS[variant])).eval()
+    network = XDecoder(replace(tiny(VARIANTS[variant]), canvas_rule="stretch")).eval()
     network.load_state_dict(convert(published_weights(), network.config).weights, strict=True)
     return network
 

@@ -128,8 +128,13 @@ def _killed(lr_factor: Callable[..., float]) -> Callable[..., float]:
 def _splits(scenes: dict[str, str], config: FinetuneConfig) -> loop.Splits:
     paths = {name: Path(path) for name, path in scenes.items()}
     sizes = {"train": config.res, "val": (config.val_res,)}
-    train, val = (GroundingData(**paths, split=split, sizes=sizes[split], cache_bytes=10**8) for split in sizes)
-    return loop.Splits(train, val, GroundingData(**paths, split="train", sizes=sizes["val"], cache_bytes=10**8))
+    train, val = (
+        GroundingData(**paths, split=split, sizes=sizes[split], cache_bytes=10**8, canvas_rule="crop")
+        for split in sizes
+    )
+    return loop.Splits(
+        train, val, GroundingData(**paths, split="train", sizes=sizes["val"], cache_bytes=10**8, canvas_rule="crop")
+    )
 
 
 def _gradient_norm(network: torch.nn.Module) -> float:

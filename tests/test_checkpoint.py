@@ -62,6 +62,17 @@ def test_an_architecture_survives_json():
     assert architecture_from_json(description) == config
 
 
+def test_a_description_without_a_canvas_rule_is_of_a_network_that_crops(saved):
+    _edit(saved, lambda description: description["architecture"].pop("canvas_rule"))
+    assert load_checkpoint(saved)[0].config.canvas_rule == "crop"
+
+
+def test_an_unknown_canvas_rule_is_refused(saved):
+    _edit(saved, lambda description: description["architecture"].update(canvas_rule="tile"))
+    with pytest.raises(ValueError, match="canvas_rule: got 'tile', wanted one of crop, stretch"):
+        load_checkpoint(saved)
+
+
 def test_equal_networks_give_equal_bytes(saved, tmp_path):
     again = tmp_path / "again.safetensors"
     save_checkpoint(again, micro_network(), PROVENANCE, torch.float32)

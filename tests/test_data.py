@@ -21,7 +21,9 @@ CONFIG = short_training()
 
 
 def _open(split: str = "train", cache_bytes: int = 10**8, **paths: Path) -> GroundingData:
-    return GroundingData(**{**few_scenes(), **paths}, split=split, sizes=CONFIG.res, cache_bytes=cache_bytes)
+    return GroundingData(
+        **{**few_scenes(), **paths}, split=split, sizes=CONFIG.res, cache_bytes=cache_bytes, canvas_rule="crop"
+    )
 
 
 @pytest.mark.parametrize(("split", "pictures"), [("train", 6), ("val", 2), ("test", 1)])
@@ -59,7 +61,7 @@ def test_a_target_is_its_mask_at_stride_four(res):
     mask = torch.from_numpy(mask_to_canvas(data.samples[5].mask.to_mask()))
     target = data.target(5, res)
     assert target.dtype == torch.uint8
-    torch.testing.assert_close(target.float() / 255, soft_target(mask, res), atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(target.float() / 255, soft_target(mask, res, "crop"), atol=0.5 / 255 + 1e-6, rtol=0)
 
 
 def test_a_batch_holds_what_was_chosen():
@@ -139,19 +141,19 @@ def test_memory_stays_within_its_budget_and_changes_no_value(budget):
 
 
 def test_soft_targets_are_shares_of_cells():
-    whole = soft_target(torch.ones(1024, 1024, dtype=torch.bool), 66)
+    whole = soft_target(torch.ones(1024, 1024, dtype=torch.bool), 66, "crop")
     expected = torch.ones(17, 17)
     expected[16] *= 0.5  # two of this row's four pixels lie beyond the input
     expected[:, 16] *= 0.5
     torch.testing.assert_close(whole, expected)
-    assert soft_target(torch.zeros(1024, 1024, dtype=torch.bool), 66).sum() == 0
+    assert soft_target(torch.zeros(1024, 1024, dtype=torch.bool), 66, "crop").sum() == 0
 
 
 @pytest.mark.parametrize("res", [64, 81, 320, 590])
 def test_soft_targets_keep_the_area_and_the_place(res):
     mask = torch.zeros(1024, 1024, dtype=torch.bool)
     mask[200:500, 300:900] = True
-    share = soft_target(mask, res)
+    share = soft_target(mask, res, "crop")
     scale = res / 4 / 1024  # cells per pixel of the canvas
     centres = torch.arange(len(share)) + 0.5
     assert share.sum().item() == pytest.approx(300 * 600 * scale**2, rel=0.01)

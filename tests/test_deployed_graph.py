@@ -1,5 +1,8 @@
 """The deployment graph computes what the network computes, in other forms."""
 
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +14,8 @@ from promptseg.export.deployed_graph import DeployedGraph, plain_mask
 from promptseg.export.rewrites.mask import upsampling_matrix
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, masks_to_canvas, tiny
-from tests.networks import micro_network, random_phrases, random_pictures
+from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, XDecoder, masks_to_canvas, tiny
+from tests.networks import drawn, micro, micro_network, random_phrases, random_pictures
 
 RULES = [MaskAttention("inside", "bicubic"), MaskAttention("outside", "bilinear")]
 # Multiples of 32, of 4, of 2 (as 590 is) and of nothing.
@@ -94,6 +97,14 @@ def test_the_chosen_query_is_the_plain_networks() -> None:
     assert len(chosen) > 1
 
 
+@pytest.mark.parametrize("res", [131, 150])
+def test_masks_reach_the_canvas_by_the_rule_of_the_network(res: int) -> None:
+    stretching = drawn(replace(micro(RULES[0]), canvas_rule="stretch"), 0)
+    pred_mask, plain = compare(stretching, res, seed=1)
+    assert ((pred_mask > 0.5) != plain).float().mean() <= MOST_FLIPPED
+    assert (plain != compare(micro_network(RULES[0]), res, seed=1)[1]).float().mean() > MOST_FLIPPED
+
+
 def test_nearly_every_pixel_is_decided() -> None:
     pred_mask, _ = compare(micro_network(), 100, seed=1)
     undecided = ((pred_mask > 0.01) & (pred_mask < 0.99)).float().mean()
@@ -102,20 +113,20 @@ def test_nearly_every_pixel_is_decided() -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(64, 512), st.integers(0, 1000))
-def test_the_matrix_resizes_as_the_network_does(res: int, seed: int) -> None:
+@given(st.integers(64, 512), st.integers(0, 1000), st.sampled_from(get_args(CanvasRule)))
+def test_the_matrix_resizes_as_the_network_does(res: int, seed: int, rule: CanvasRule) -> None:
     cells = -(-res // MASK_STRIDE)
     logits = torch.randn(1, cells, cells, generator=torch.Generator().manual_seed(seed))
-    matrix = upsampling_matrix(res)
+    matrix = upsampling_matrix(res, rule)
     assert tuple(matrix.shape) == (CANVAS, cells)
     torch.testing.assert_close(
-        matrix @ logits[0] @ matrix.T, masks_to_canvas(logits, res, CANVAS)[0], atol=2e-5, rtol=1e-4
+        matrix @ logits[0] @ matrix.T, masks_to_canvas(logits, res, CANVAS, rule)[0], atol=2e-5, rtol=1e-4
     )
 
 
 @pytest.mark.parametrize("res", [64, 590, 1023, 1024])
 def test_every_pixel_is_a_mean_of_two_cells(res: int) -> None:
-    matrix = upsampling_matrix(res)
+    matrix = upsampling_matrix(res, "crop")
     torch.testing.assert_close(matrix.sum(1), torch.ones(CANVAS))
     assert matrix.min() >= 0
     assert (matrix > 0).sum(1).max() <= 2

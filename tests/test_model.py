@@ -1,21 +1,24 @@
 """The network against the published one's numbers, its properties, and its geometry against slow oracles."""
 
 import math
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from networks import PAPER_RULE, micro, micro_network, random_phrases, random_pictures
+from networks import PAPER_RULE, drawn, micro, micro_network, random_phrases, random_pictures
 from published import VARIANTS, published_network, published_numbers
 from torch import Tensor
 from torch.nn import functional as F
 
 from promptseg.networks.xdecoder.layers import BLOCKED
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoder
-from promptseg.networks.xdecoder.model import XDecoder, best_masks, masks_to_canvas, nano, resize_canvas
+from promptseg.networks.xdecoder.model import CanvasRule, XDecoder, best_masks, masks_to_canvas, nano, resize_canvas
 from promptseg.training.data import soft_target
 
 PUBLISHED_RES, PUBLISHED_CANVAS = 72, 128
+RULES = get_args(CanvasRule)
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}  # of maps and logits against the published ones, float32
 # The challenge's code adds -10,000 to every score of a query that may look everywhere, as the first one may. To softmax
 # a constant is nothing, but in float32 it rounds those scores to thousandths. Ours adds none, and is not rounded.
@@ -52,7 +55,7 @@ def _intermediates(network: XDecoder, canvas: Tensor, token_ids: Tensor) -> dict
         "similarity": similarity / network.log_temperature.exp(),
         "best_query": similarity.argmax(1),
         "best_mask_logits": best,
-        "mask": (masks_to_canvas(best, PUBLISHED_RES, PUBLISHED_CANVAS) > 0).float(),
+        "mask": (masks_to_canvas(best, PUBLISHED_RES, PUBLISHED_CANVAS, "stretch") > 0).float(),
     }
 
 
@@ -151,8 +154,25 @@ def test_sizes_that_no_stride_divides(res):
     assert [tuple(each.shape[2:]) for each in maps] == [(side, side) for side in sides]
     assert [each.shape[-1] for each in pyramid] == sides[:0:-1]
     assert mask_features.shape[2:] == grounding.mask_logits.shape[2:] == (sides[0], sides[0])
-    assert masks_to_canvas(grounding.mask_logits[0], res, 128).shape == (6, 128, 128)
+    assert masks_to_canvas(grounding.mask_logits[0], res, 128, "crop").shape == (6, 128, 128)
     assert grounding.mask_logits.isfinite().all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_predicted_masks_are_those_of_the_most_similar_queries_by_the_rule_of_the_network(rule):
+    network, pictures, ids = (
+        drawn(replace(micro(PAPER_RULE), canvas_rule=rule), 0),
+        random_pictures(2, 70),
+        random_phrases(4),
+    )
+    with torch.no_grad():
+        (output,), phrase = network(pictures, ids)
+        mask_logits, similarity = network.predict(pictures, ids, 96)
+    assert torch.equal(similarity, network.similarity(output.query_embedding, phrase))
+    assert mask_logits.shape == (4, 96, 96)
+    for row, best in enumerate(similarity.argmax(1).tolist()):
+        wanted = masks_to_canvas(output.mask_logits[row, best][None], 70, 96, rule)[0]
+        torch.testing.assert_close(mask_logits[row], wanted)
 
 
 def test_the_phrase_decides():
@@ -234,31 +254,42 @@ def _oracle(logits: np.ndarray, res: int, canvas: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("res", [64, 70, 99, 100, 131, 128, 200])
-def test_masks_to_canvas_samples_where_an_oracle_does(res):
+def test_cropped_masks_are_sampled_where_an_oracle_does(res):
     side = math.ceil(res / 4)
     logits = torch.randn(side, side, generator=torch.Generator().manual_seed(res))
-    large = masks_to_canvas(logits[None], res, 96)[0]
+    large = masks_to_canvas(logits[None], res, 96, "crop")[0]
     np.testing.assert_allclose(large.numpy(), _oracle(logits.double().numpy(), res, 96), atol=1e-4)
 
 
 @pytest.mark.parametrize("res", [64, 196, 320, 784, 1024])
-def test_masks_to_canvas_is_a_plain_resize_where_four_divides_res(res):
+def test_both_rules_are_a_plain_resize_where_four_divides_res(res):
     logits = torch.randn(1, res // 4, res // 4, generator=torch.Generator().manual_seed(res))
     plain = F.interpolate(logits[None], size=(1024, 1024), mode="bilinear")[0]
-    torch.testing.assert_close(masks_to_canvas(logits, res, 1024), plain, atol=1e-4, rtol=0)
+    for rule in RULES:
+        torch.testing.assert_close(masks_to_canvas(logits, res, 1024, rule), plain, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("res", [590, 591, 1023])
+def test_stretched_masks_are_a_plain_resize_at_every_size_and_cropped_ones_are_not(res):
+    side = math.ceil(res / 4)
+    logits = torch.randn(1, side, side, generator=torch.Generator().manual_seed(res))
+    plain = F.interpolate(logits[None], size=(1024, 1024), mode="bilinear")[0]
+    assert torch.equal(masks_to_canvas(logits, res, 1024, "stretch"), plain)
+    assert not torch.allclose(masks_to_canvas(logits, res, 1024, "crop"), plain, atol=0.1)
 
 
 def test_masks_to_canvas_fills_the_canvas_at_every_size():
     for res in range(64, 1025):
         column = torch.zeros(1, math.ceil(res / 4), 1)  # one cell wide, to be quick: rows and columns are alike
-        assert masks_to_canvas(column, res, 1024).shape[1] == 1024, res
+        assert all(masks_to_canvas(column, res, 1024, rule).shape[1] == 1024 for rule in RULES), res
 
 
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("res", [320, 590, 591, 593])
-def test_a_training_target_comes_back_as_the_mask_it_was(res):
+def test_a_training_target_comes_back_as_the_mask_it_was(res, rule):
     y, x = torch.meshgrid(torch.arange(1024), torch.arange(1024), indexing="ij")
     for mask in ((y - 500) ** 2 + (x - 420) ** 2 < 250**2, (y > 700) & (x > 600), (y < 90) & (x < 1024)):
-        share = soft_target(mask, res)
+        share = soft_target(mask, res, rule)
         assert share.shape == (math.ceil(res / 4),) * 2
-        back = masks_to_canvas(torch.logit(share, eps=1e-4)[None], res, 1024)[0] > 0
+        back = masks_to_canvas(torch.logit(share, eps=1e-4)[None], res, 1024, rule)[0] > 0
         assert ((back & mask).sum() / (back | mask).sum()).item() > 0.95

@@ -1,5 +1,7 @@
 """The plain computation against the published numbers, and ours against the plain one: nothing left out is missed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from published import VARIANTS, published_network, published_numbers, published_weights
@@ -8,7 +10,7 @@ from benchmarks.network import class_query
 from benchmarks.plain_wrapper import ClassQuery, plain_grounding, plain_wrapper
 from promptseg.checkpoints.convert import convert
 from promptseg.export.deployed_graph import plain_mask
-from promptseg.networks.xdecoder.model import resize_canvas
+from promptseg.networks.xdecoder.model import XDecoder, resize_canvas
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}  # of maps and logits, float32
 ROUNDED = {"atol": 5e-4, "rtol": 1e-4}  # where the plain one adds -10,000 to all scores of a query: see test_model
@@ -46,12 +48,17 @@ def test_ours_equals_the_plain_computation_whatever_the_class_query_is(variant):
         assert torch.equal(our_phrase, phrase)
 
 
-def test_both_decide_the_same_mask():
+@pytest.mark.parametrize("res", [96, 94, 590])
+def test_both_decide_the_same_mask_at_every_size(res):
     network = published_network("xdecoder")
     query = ClassQuery(torch.zeros(1, 64), torch.zeros(1, 64))
     image = torch.rand(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(3)) * 255
     text = published_numbers()["text_input"]
-    plain = plain_wrapper(network, query, image, text, 96)
-    ours = plain_mask(network, image, text, 96)
+    plain = plain_wrapper(network, query, image, text, res)
+    ours = plain_mask(network, image, text, res)
     assert 0 < plain.float().mean() < 1
     assert (plain != ours).float().mean() <= 1e-3
+    cropping = XDecoder(replace(network.config, canvas_rule="crop")).eval()
+    cropping.load_state_dict(network.state_dict())
+    differs = (plain != plain_mask(cropping, image, text, res)).float().mean() > 1e-2
+    assert differs == (res % 4 > 0)

@@ -146,7 +146,8 @@ from promptseg.training.snapshots import Snapshots
 
 folder = Path(sys.argv[1])
 paths = {name: Path(path) for name, path in json.loads(sys.argv[2]).items()}
-open_split = lambda split, sizes: GroundingData(**paths, split=split, sizes=sizes, cache_bytes=10**8)
+opened = {**paths, "cache_bytes": 10**8, "canvas_rule": "crop"}
+open_split = lambda split, sizes: GroundingData(**opened, split=split, sizes=sizes)
 accelerator = make_accelerator()
 assert accelerator.num_processes == 2
 small = [CONFIG.val_res]

@@ -1,11 +1,12 @@
 """Where training starts, and what it refuses to start from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
-from networks import micro, micro_network
+from networks import drawn, micro, micro_network
 from trainings import short_training
 
 from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
@@ -53,12 +54,19 @@ def test_from_a_checkpoint_its_weights_and_its_hash(init):
         assert torch.equal(started.network.state_dict()[key], value)
 
 
+def test_a_checkpoint_keeps_the_canvas_rule_that_its_weights_were_trained_with(tmp_path):
+    path = tmp_path / "stretching.safetensors"
+    stretching = drawn(replace(micro(RULE), canvas_rule="stretch"), 0)
+    save_checkpoint(path, stretching, Provenance("nano", None, {}, 0, None), torch.float32)
+    assert start(init=str(path)).network.config == stretching.config
+
+
 @pytest.mark.parametrize("rule", [RULE, MaskAttention("outside", "bicubic")])
 def test_from_a_published_checkpoint_its_weights_by_the_rule_asked_for(tmp_path, rule):
     path = tmp_path / "published.pt"
     torch.save(restore(micro_network(RULE).state_dict(), micro(RULE), None), path)
     started = start(init=str(path), attends=rule.attends, mask_resize=rule.resize)
-    assert started.network.config == micro(rule)
+    assert started.network.config == replace(micro(rule), canvas_rule="stretch")
     assert started.init_sha256 == started.ledger["sha256"] == sha256_of(path)
     assert started.ledger["kind"] == "published"
     assert len(started.ledger["renamed"]) > 100

@@ -9,8 +9,7 @@ from trainings import short_training, splits
 
 from promptseg.datasets.preprocess import CANVAS, mask_to_canvas
 from promptseg.metrics import overlap
-from promptseg.networks.xdecoder.mask_decoder import DecoderOutput
-from promptseg.networks.xdecoder.model import masks_to_canvas
+from promptseg.networks.xdecoder.model import Prediction, masks_to_canvas
 from promptseg.training.data import GroundingData
 from promptseg.training.validation import validate
 from promptseg.training.views import WHOLE
@@ -25,13 +24,13 @@ def val() -> GroundingData:
 
 
 class Oracle(nn.Module):
-    """Knows the answers: phrase k of a picture is meant by query k, whose mask is right (or empty, where `silent`)."""
+    """Knows the answers: the mask of every phrase is right (or empty, where `silent`)."""
 
     def __init__(self, data: GroundingData, silent: bool) -> None:
         super().__init__()
         self.data, self.silent, self.pictures = data, silent, 0
 
-    def forward(self, _: Tensor, token_ids: Tensor) -> tuple[list[DecoderOutput], Tensor]:
+    def predict(self, _: Tensor, token_ids: Tensor, canvas: int) -> Prediction:
         """Answer for the next picture."""
         assert not self.training
         assert torch.is_inference_mode_enabled()
@@ -40,11 +39,7 @@ class Oracle(nn.Module):
         share = torch.stack([self.data.target(index, RES) for index in samples]).float() / 255
         logits = torch.full_like(share, -1.0) if self.silent else share - 0.5
         assert len(token_ids) == len(samples)
-        return [DecoderOutput(logits.expand(len(samples), *logits.shape), torch.eye(len(samples)))], torch.empty(0)
-
-    def similarity(self, query_embedding: Tensor, _: Tensor) -> Tensor:
-        """[B, Q]: the one on the diagonal."""
-        return query_embedding
+        return Prediction(masks_to_canvas(logits, RES, canvas, "crop"), torch.eye(len(samples)))
 
 
 def test_right_masks_score_high_and_empty_ones_nothing(val):
@@ -69,7 +64,7 @@ def test_equals_scoring_phrase_by_phrase(val):
             with torch.no_grad():
                 (grounding,), phrase = network(batch.pictures, batch.token_ids)
                 best = network.similarity(grounding.query_embedding, phrase)[0].argmax()
-                mask = masks_to_canvas(grounding.mask_logits[:, best], RES, CANVAS)[0] > 0
+                mask = masks_to_canvas(grounding.mask_logits[:, best], RES, CANVAS, "crop")[0] > 0
             ious.append(overlap(mask.numpy(), mask_to_canvas(val.samples[index].mask.to_mask())).iou)
     assert validate(network, val, RES, 1000, CPU) == pytest.approx(np.mean(ious), abs=1e-4)
     assert 0 < np.mean(ious) < 1

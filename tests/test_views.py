@@ -16,7 +16,7 @@ CONFIG = short_training()
 
 @pytest.fixture(scope="module")
 def data() -> GroundingData:
-    return GroundingData(**few_scenes(), split="train", sizes=CONFIG.res, cache_bytes=10**8)
+    return GroundingData(**few_scenes(), split="train", sizes=CONFIG.res, cache_bytes=10**8, canvas_rule="crop")
 
 
 @pytest.mark.parametrize(

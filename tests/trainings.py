@@ -74,7 +74,7 @@ def splits(config: FinetuneConfig) -> Splits:
 
 @cache
 def _open(split: Split, sizes: tuple[int, ...]) -> GroundingData:
-    return GroundingData(**few_scenes(), split=split, sizes=sizes, cache_bytes=10**8)
+    return GroundingData(**few_scenes(), split=split, sizes=sizes, cache_bytes=10**8, canvas_rule="crop")
 
 
 @cache

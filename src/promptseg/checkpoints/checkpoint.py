@@ -79,7 +79,10 @@ def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
 
 
 def architecture_from_json(fields: dict[str, Any]) -> XDecoderConfig:
-    """Inverse of `dataclasses.asdict` on an XDecoderConfig that went through JSON (tuples became lists)."""
+    """Inverse of `dataclasses.asdict` on an XDecoderConfig that went through JSON (tuples became lists).
+
+    Descriptions written before there was a canvas rule do not have it: those networks all cropped.
+    """
     backbone: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in fields["backbone"].items()
     }
@@ -89,4 +92,5 @@ def architecture_from_json(fields: dict[str, Any]) -> XDecoderConfig:
         text=TextConfig(**fields["text"]),
         pixel_decoder=PixelDecoderConfig(**fields["pixel_decoder"]),
         mask_decoder=MaskDecoderConfig(**{**decoder, "mask_attention": MaskAttention(**decoder["mask_attention"])}),
+        canvas_rule=fields.get("canvas_rule", "crop"),
     )

@@ -3,6 +3,7 @@
 import pickle
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ _DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
 def load_published(path: Path, config: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:
     """Build the network of `config` with the weights of a published file: float32, evaluation mode; and its ledger.
 
-    Weights that are float32 in the file stay mapped to it, without a copy. Raises ValueError when the file is missing,
-    damaged or holds anything but weights, or when its keys and shapes are not those of `config`.
+    Its canvas rule is the published one, "stretch", whatever `config` has: the weights were made with that. Weights
+    that are float32 in the file stay mapped to it, without a copy. Raises ValueError when the file is missing, damaged
+    or holds anything but weights, or when its keys and shapes are not those of `config`.
     """
     weights, beside = read_published(path)
     try:
         conversion = convert(weights, config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    network = build_on_meta(config)
+    network = build_on_meta(replace(config, canvas_rule="stretch"))
     network.load_state_dict({key: value.float() for key, value in conversion.weights.items()}, assign=True)
     types = sorted({str(value.dtype).removeprefix("torch.") for value in conversion.weights.values()})
     return network.eval(), {"dtypes": types, "beside_the_model": beside, **conversion.ledger.to_json()}

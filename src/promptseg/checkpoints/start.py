@@ -1,7 +1,7 @@
 """Where training starts: from nothing, or from a checkpoint, ours or a published one, that must fit params.yaml."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def _reader(path: Path) -> tuple[str, _Load]:
 
 def _load_ours(path: Path, model: str, wanted: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:
     network, _ = load_checkpoint(path)
+    wanted = replace(wanted, canvas_rule=network.config.canvas_rule)  # which the weights decide
     if network.config != wanted:
         raise ValueError(
             f"finetune.init: {path} differs from model {model!r} in {'; '.join(_differences(network.config, wanted))}; "

@@ -19,7 +19,7 @@ from promptseg.export.rewrites.stem import FoldedStem
 from promptseg.export.rewrites.substitute import Maker, substituted
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
 from promptseg.networks.xdecoder.mask_decoder import LEVELS
-from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, best_masks, masks_to_canvas, resize_canvas
+from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, resize_canvas
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
 
 Rewrite = Literal["stem", "blocks", "group_norms", "decoder", "features"]
@@ -61,7 +61,7 @@ class DeployedGraph(nn.Module):
             self.best_mask, features = TapMask(conv), LevelFeatures(conv, decoder, cells, sizes)
             self.network.pixel_decoder.mask_features = nn.Identity()  # type: ignore[assignment]
         self.decoder = MatrixDecoder(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)
-        self.to_canvas = CanvasMask(res)
+        self.to_canvas = CanvasMask(res, network.config.canvas_rule)
 
     def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
@@ -80,6 +80,4 @@ class DeployedGraph(nn.Module):
 
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:
     """What the graph must decide, by the network's own code: bool [CANVAS, CANVAS]."""
-    outputs, phrase = network(resize_canvas(image_input, res), text_input[0])
-    similarity = network.similarity(outputs[-1].query_embedding, phrase)
-    return masks_to_canvas(best_masks(outputs[-1], similarity), res, CANVAS)[0] > 0
+    return network.predict(resize_canvas(image_input, res), text_input[0], CANVAS).mask_logits[0] > 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from promptseg.checkpoints.checkpoint import load_checkpoint
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.inference.answer import Decision
-from promptseg.networks.xdecoder.model import best_masks, masks_to_canvas, resize_canvas
+from promptseg.networks.xdecoder.model import resize_canvas
 
 
 class CheckpointModel:
@@ -29,10 +29,8 @@ class CheckpointModel:
         """See `answer.Model`; the picture is encoded once, and the time is shared out evenly among the phrases."""
         start = time.perf_counter()
         picture = resize_canvas(torch.from_numpy(canvas), self._res)
-        outputs, phrases = self._network(picture, torch.from_numpy(tokens[:, 0]))
-        similarity = self._network.similarity(outputs[-1].query_embedding, phrases)  # (N, Q)
+        logits, similarity = self._network.predict(picture, torch.from_numpy(tokens[:, 0]), CANVAS)
         probabilities = similarity.softmax(dim=1).amax(dim=1)
-        logits = masks_to_canvas(best_masks(outputs[-1], similarity), self._res, CANVAS)
         milliseconds = 1e3 * (time.perf_counter() - start) / len(tokens)
         return [
             Decision((each > 0).numpy(), float(probability), _mean_inside(each), milliseconds)

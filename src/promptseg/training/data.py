@@ -17,7 +17,7 @@ from promptseg.datasets.preprocess import mask_to_canvas, picture_to_canvas, rea
 from promptseg.datasets.records import Rle, Sample, Split, read_samples
 from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.datasets.tokens import read_tokens
-from promptseg.networks.xdecoder.model import MASK_STRIDE, resize_canvas
+from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, resize_canvas
 from promptseg.networks.xdecoder.text_encoder import END_OF_TEXT
 from promptseg.training.views import LEAST_SHOWN, WHOLE, View, swap_sides
 
@@ -55,11 +55,19 @@ class Batch:
 class GroundingData:
     """One split's samples, grouped by picture; pictures prepared at `sizes` stay in memory up to a budget.
 
-    Raises ValueError when the split is empty, or when tokens and samples do not belong together.
+    `canvas_rule` is the network's: targets lie where its mask logits do. Raises ValueError when the split is empty, or
+    when tokens and samples do not belong together.
     """
 
     def __init__(
-        self, images: Path, samples: Path, tokens: Path, split: Split, sizes: Sequence[int], cache_bytes: int
+        self,
+        images: Path,
+        samples: Path,
+        tokens: Path,
+        split: Split,
+        sizes: Sequence[int],
+        cache_bytes: int,
+        canvas_rule: CanvasRule,
     ) -> None:
         everything = read_samples(samples)
         token_ids = read_tokens(tokens, len(everything))
@@ -75,6 +83,7 @@ class GroundingData:
         self.samples_of = list(by_picture.values())
         self._archives = PictureArchives(images)
         self._sizes = sorted(set(sizes))
+        self._rule = canvas_rule
         self._memory: dict[tuple[str | Rle, int], Tensor] = {}
         # One block, taken from the system as it fills: small tensors that stay, scattered between large ones that come
         # and go, would keep the process at twice their size.
@@ -125,7 +134,7 @@ class GroundingData:
             return self._memory[mask, res]
         window = view.window(self._mask(index, view))
         sizes = self._sizes if view == WHOLE else [res]
-        prepared = {size: (soft_target(window, size) * 255).round().to(torch.uint8) for size in sizes}
+        prepared = {size: (soft_target(window, size, self._rule) * 255).round().to(torch.uint8) for size in sizes}
         self._remember(mask, view, prepared)
         return prepared[res]
 
@@ -159,12 +168,14 @@ def _trimmed(token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
     return token_ids[:, : (token_ids == END_OF_TEXT).argmax(1).max() + 1]
 
 
-def soft_target(mask: Tensor, res: int) -> Tensor:
+def soft_target(mask: Tensor, res: int, rule: CanvasRule) -> Tensor:
     """Bool [S, S] -> float [ceil(res / 4), ceil(res / 4)]: the share of each cell that lies inside, 0..1.
 
-    S is the side of a view, CANVAS for a whole one. The same geometry as mask logits: cells beyond the input, where res
-    is no multiple of 4, count as outside.
+    S is the side of a view, CANVAS for a whole one. The same geometry as `masks_to_canvas`: where res is no multiple of
+    4, what cells have beyond the input counts as outside ("crop"), or all cells together are the view ("stretch").
     """
-    resized = F.interpolate(mask[None, None].float(), size=(res, res), mode="bilinear", antialias=True)
     pad = -res % MASK_STRIDE
+    if rule == "stretch":
+        res, pad = res + pad, 0
+    resized = F.interpolate(mask[None, None].float(), size=(res, res), mode="bilinear", antialias=True)
     return F.avg_pool2d(F.pad(resized, (0, pad, 0, pad)), MASK_STRIDE)[0, 0]

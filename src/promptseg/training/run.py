@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path
     if config.steps == 0:
         return Run(start.network, Outcome(0, None, [{"step": 0}]), start.init_sha256, writes, start.ledger)
     budget = int(config.cache_gib * 2**30)
+    open_split = partial(GroundingData, images, samples, tokens, canvas_rule=start.network.config.canvas_rule)
     splits = Splits(
-        train=GroundingData(images, samples, tokens, "train", config.res, budget),
-        val=GroundingData(images, samples, tokens, "val", [config.val_res], budget),
-        seen=GroundingData(images, samples, tokens, "train", [config.val_res], 0) if config.train_phrases else None,
+        train=open_split("train", config.res, budget),
+        val=open_split("val", [config.val_res], budget),
+        seen=open_split("train", [config.val_res], 0) if config.train_phrases else None,
     )
     identity = {"model": model, "finetune": asdict(config), "init_sha256": start.init_sha256}
     name = fingerprint(identity, [samples, tokens, images, *sorted(CODE.rglob("*.py"))])

@@ -4,7 +4,7 @@ import torch
 
 from promptseg.datasets.preprocess import CANVAS, mask_to_canvas
 from promptseg.metrics import overlap
-from promptseg.networks.xdecoder.model import XDecoder, best_masks, masks_to_canvas
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.training.data import GroundingData
 from promptseg.training.processes import process_count, process_index, total
 from promptseg.training.views import WHOLE
@@ -28,9 +28,7 @@ def validate(network: XDecoder, data: GroundingData, res: int, phrases: int, dev
     for picture, first in pictures[process_index() :: process_count()]:
         samples = data.samples_of[picture]
         batch = data.batch([picture], [samples], [[WHOLE]], res).to(device)
-        outputs, phrase = network(batch.pictures, batch.token_ids)
-        similarity = network.similarity(outputs[-1].query_embedding, phrase)
-        masks = masks_to_canvas(best_masks(outputs[-1], similarity).float(), res, CANVAS) > 0
+        masks = network.predict(batch.pictures, batch.token_ids, CANVAS).mask_logits > 0
         for place, (index, mask) in enumerate(zip(samples, masks.cpu().numpy(), strict=True), start=first):
             scores[place] = overlap(mask, mask_to_canvas(data.samples[index].mask.to_mask())).iou
     network.train()

@@ -1,6 +1,7 @@
 """The whole network, its configuration, and one literal builder per size."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,39 @@ MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's in
 MEAN = (123.675, 116.280, 103.530)  # of ImageNet, RGB 0..255
 STD = (58.395, 57.120, 57.375)
 
+CanvasRule = Literal["crop", "stretch"]
+
 
 @dataclass(frozen=True)
 class XDecoderConfig:
-    """Everything that decides the network's function, save its weights."""
+    """Everything that decides the network's function, save its weights.
+
+    canvas_rule: how mask logits reach the canvas where 4 does not divide the input's side, and their last row and
+    column therefore reach beyond it. "crop" places every cell where it lies and cuts off what is beyond; "stretch"
+    squeezes all cells into the canvas, as the published code does. Part of a checkpoint, because weights are trained
+    with one.
+    """
 
     backbone: FocalConfig | VitConfig
     text: TextConfig
     pixel_decoder: PixelDecoderConfig
     mask_decoder: MaskDecoderConfig
+    canvas_rule: CanvasRule
+
+    def __post_init__(self) -> None:
+        if self.canvas_rule not in get_args(CanvasRule):
+            raise ValueError(f"canvas_rule: got {self.canvas_rule!r}, wanted one of {', '.join(get_args(CanvasRule))}")
+
+
+class Prediction(NamedTuple):
+    """What a network answers to B phrases.
+
+    mask_logits: float32 [B, canvas, canvas], above 0 inside. similarity: float32 [B, Q], of each phrase to each query;
+    the mask is that of the query with the largest.
+    """
+
+    mask_logits: Tensor
+    similarity: Tensor
 
 
 class XDecoder(nn.Module):
@@ -59,6 +84,17 @@ class XDecoder(nn.Module):
         mask_features, pyramid = self.encode(picture)
         phrase = self.text_encoder(token_ids)
         return self.mask_decoder(mask_features, pyramid, phrase, every_layer), phrase
+
+    def predict(self, picture: Tensor, token_ids: Tensor, canvas: int) -> Prediction:
+        """Answer phrases with masks at the size of a canvas; the one way from pictures and phrases to masks.
+
+        picture: float [P, 3, res, res], RGB 0..255, as `resize_canvas` makes it; token_ids: int [B, T], B a multiple of
+        P, the phrases of a picture following each other; canvas: side in px of the square that `picture` was made from.
+        """
+        outputs, phrase = self(picture, token_ids)
+        similarity = self.similarity(outputs[-1].query_embedding, phrase)
+        best = best_masks(outputs[-1], similarity).float()
+        return Prediction(masks_to_canvas(best, picture.shape[-1], canvas, self.config.canvas_rule), similarity)
 
     def encode(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Picture as in `forward` -> mask features [P, M, h, w] at stride 4 and maps [P, C, ., .] at 32, 16, 8."""
@@ -96,13 +132,16 @@ def best_masks(grounding: DecoderOutput, similarity: Tensor) -> Tensor:
     return grounding.mask_logits[torch.arange(len(best), device=best.device), best]
 
 
-def masks_to_canvas(mask_logits: Tensor, res: int, canvas: int) -> Tensor:
+def masks_to_canvas(mask_logits: Tensor, res: int, canvas: int, rule: CanvasRule) -> Tensor:
     """Float [B, h, w] at stride 4 of a res x res input -> [B, canvas, canvas], bilinear, half-pixel centres.
 
-    Where res is no multiple of 4 the last row and column of logits reach beyond the input; that part is cropped.
+    Where res is no multiple of 4 the last row and column of logits reach beyond the input; see XDecoderConfig for the
+    rules.
     """
     logits = mask_logits.unsqueeze(1)
-    if res % MASK_STRIDE == 0:  # given as a scale, the size would be rounded down to canvas - 1 for some
+    if (
+        rule == "stretch" or res % MASK_STRIDE == 0
+    ):  # given as a scale, the size would be rounded down to canvas - 1 for some
         return F.interpolate(logits, size=(canvas, canvas), mode="bilinear")[:, 0]
     scale = canvas * MASK_STRIDE / res
     large = F.interpolate(logits, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
@@ -127,6 +166,7 @@ def tiny(mask_attention: MaskAttention) -> XDecoderConfig:
             values_carry_positions=False,
             mask_attention=mask_attention,
         ),
+        canvas_rule="crop",
     )
 
 
@@ -148,6 +188,7 @@ def nano(mask_attention: MaskAttention) -> XDecoderConfig:
             values_carry_positions=True,
             mask_attention=mask_attention,
         ),
+        canvas_rule="crop",
     )
 
 
@@ -171,6 +212,7 @@ def focal_t(mask_attention: MaskAttention) -> XDecoderConfig:
             values_carry_positions=False,
             mask_attention=mask_attention,
         ),
+        canvas_rule="crop",
     )
 
 
