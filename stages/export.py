@@ -4,7 +4,7 @@ from pathlib import Path
 
 from promptseg.checkpoints.checkpoint import load_checkpoint
 from promptseg.export.onnx_export import export_graph
-from promptseg.files import write_json
+from promptseg.files import sha256_of, write_json
 from promptseg.hubs.inputs import GraphInputs
 from promptseg.params import read_params
 from stages import ROOT, run_stage
@@ -13,9 +13,17 @@ from stages import ROOT, run_stage
 def export_stage(checkpoint: Path, images: Path, samples: Path, tokens: Path, graph: Path, export: Path) -> None:
     """See the module."""
     params = read_params(ROOT)
-    network, _ = load_checkpoint(checkpoint)
+    network, provenance = load_checkpoint(checkpoint)
     inputs = GraphInputs(images, samples, tokens, params.hub.split, params.export.parity_samples)
-    report = export_graph(network, params.res, params.export, inputs, graph)
+    report = export_graph(
+        network,
+        params.res,
+        params.export,
+        inputs,
+        graph,
+        model=provenance.model,
+        checkpoint_sha256=sha256_of(checkpoint),
+    )
     write_json(export, report.to_json())
 
 

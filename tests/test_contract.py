@@ -1,9 +1,15 @@
+from dataclasses import asdict, replace
+
 import numpy as np
+import onnx
 import pytest
+from graphs import write_bright_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, TensorSpec, mask_of
+from promptseg.hubs.contract import CONTRACT, IMAGE_INPUT, TEXT_INPUT, GraphRecord, TensorSpec, mask_of, read_record
+
+RECORD = GraphRecord("nano", 320, "fp16", "ab" * 32, "inside", "bilinear")
 
 
 def test_borders_are_the_challenges():
@@ -36,3 +42,49 @@ def test_check_takes_exactly_its_own_arrays(shape, dtype):
 def test_a_half_and_a_nan_are_outside():
     decided = mask_of(np.array([0.5, np.nextafter(np.float32(0.5), np.float32(1)), np.nan, 1.0], np.float32))
     assert decided.tolist() == [False, True, False, True]
+
+
+def write_recorded(path, record):
+    content = onnx.load(write_bright_graph(path))
+    record.write_into(content)
+    onnx.save(content, path)
+    return path
+
+
+def test_a_record_is_read_back(tmp_path):
+    assert read_record(write_recorded(tmp_path / "model.onnx", RECORD)) == RECORD
+
+
+def test_a_record_takes_an_earlier_ones_place_and_leaves_other_metadata(tmp_path):
+    content = onnx.load(write_recorded(tmp_path / "model.onnx", RECORD))
+    content.metadata_props.add(key="author", value="somebody")
+    replace(RECORD, res=590).write_into(content)
+    assert len(content.metadata_props) == 1 + len(asdict(RECORD))
+    onnx.save(content, tmp_path / "model.onnx")
+    assert read_record(tmp_path / "model.onnx") == replace(RECORD, res=590)
+
+
+def test_a_graph_without_a_record_names_the_stage(tmp_path):
+    graph = write_bright_graph(tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"got a record of the fields none, wanted attends, .*run `dvc repro export`"):
+        read_record(graph)
+
+
+def test_a_record_of_another_contract_is_refused(tmp_path):
+    graph = write_recorded(tmp_path / "model.onnx", replace(RECORD, contract="another"))
+    with pytest.raises(ValueError, match=f"got a graph of the contract 'another', wanted '{CONTRACT}'"):
+        read_record(graph)
+
+
+def test_a_record_whose_size_is_no_number_is_refused(tmp_path):
+    graph = write_recorded(tmp_path / "model.onnx", replace(RECORD, res="wide"))
+    with pytest.raises(ValueError, match="got the record's res 'wide'"):
+        read_record(graph)
+
+
+def test_a_record_is_looked_for_in_an_onnx_file_only(tmp_path):
+    with pytest.raises(ValueError, match="got no such file"):
+        read_record(tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="no ONNX"):
+        read_record(tmp_path / "model.onnx")

@@ -15,7 +15,7 @@ from promptseg.export import onnx_export
 from promptseg.export.deployed_graph import REWRITES, DeployedGraph
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graph
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, PRED_MASK, TEXT_INPUT
+from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, PRED_MASK, TEXT_INPUT, GraphRecord, read_record
 from promptseg.hubs.graph_border import check_border
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, tiny
@@ -50,6 +50,10 @@ def sample(seed: int) -> HubInput:
 SAMPLES = [sample(1), sample(2)]
 
 
+def export(network: XDecoder, samples: list[HubInput], path: Path, res: int = RES) -> ExportReport:
+    return export_graph(network, res, CONFIG, samples, path, model="micro", checkpoint_sha256="ab" * 32)
+
+
 @pytest.fixture(scope="module")
 def network() -> XDecoder:
     return micro_network()
@@ -58,7 +62,7 @@ def network() -> XDecoder:
 @pytest.fixture(scope="module")
 def exported(network: XDecoder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
     path = tmp_path_factory.mktemp("export") / "models" / "model.onnx"
-    return path, export_graph(network, RES, CONFIG, SAMPLES, path)
+    return path, export(network, SAMPLES, path)
 
 
 class Toy(nn.Module):
@@ -72,6 +76,14 @@ class Toy(nn.Module):
     def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
         return torch.sigmoid(self.conv(image_input)[0, 0] * text_input[0, 0, 0])
+
+
+class MeanToy(nn.Module):
+    """A mean over an axis: the converter cannot turn it back to opset 17."""
+
+    def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
+        """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
+        return image_input.mean(1)[0] * text_input[0, 0, 0]
 
 
 def toy_bytes(path: Path) -> bytes:
@@ -93,6 +105,19 @@ def test_no_path_of_this_machine_is_in_the_file(tmp_path: Path) -> None:
     assert b".py" not in content
 
 
+@pytest.mark.parametrize("opset", [17, 21])
+def test_the_file_has_the_opset_that_was_asked_for(opset: int, tmp_path: Path) -> None:
+    onnx_export.trace_graph(Toy().eval(), opset, tmp_path / "a.onnx")
+    assert onnx_export.opset_of(onnx.load(tmp_path / "a.onnx")) == opset
+
+
+def test_an_opset_that_the_exporter_cannot_write_is_refused(tmp_path: Path) -> None:
+    """It writes 18 and converts; where it cannot, it keeps 18 and says nothing."""
+    with pytest.raises(ValueError, match=r"export\.opset: got 17, .* of opset 18: .*; set export\.opset to 18"):
+        onnx_export.trace_graph(MeanToy().eval(), 17, tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
+
+
 def test_flops_are_a_hand_count() -> None:
     """A multiplication and an addition for each of 3 x 3 x 3 weights, of each of 2 values at each pixel."""
     assert onnx_export.count_flops(Toy()) == 2 * (3 * 3 * 3) * 2 * CANVAS**2
@@ -101,40 +126,40 @@ def test_flops_are_a_hand_count() -> None:
 def test_a_graph_that_decides_otherwise_is_refused_and_not_left(
     network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path: write_bright_graph(path))
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_bright_graph(path))
     path = tmp_path / "models" / "model.onnx"
     with pytest.raises(
         ValueError, match=r"model\.onnx: up to \d+\.\d+% of pixels differ from torch, wanted at most 0.10%"
     ):
-        export_graph(network, RES, CONFIG, SAMPLES[:1], path)
+        export(network, SAMPLES[:1], path)
     assert list(path.parent.iterdir()) == []
 
 
 def test_one_sample_that_differs_is_enough(network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path: write_bright_graph(path))
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_bright_graph(path))
     shares = iter([0.0, MOST_DIFFERING_PIXELS * 1.1])
     monkeypatch.setattr(onnx_export, "_differing_share", lambda *_: next(shares))
     with pytest.raises(ValueError, match="differ from torch"):
-        export_graph(network, RES, CONFIG, SAMPLES, tmp_path / "model.onnx")
+        export(network, SAMPLES, tmp_path / "model.onnx")
 
 
 def test_a_share_that_is_no_number_is_refused(
     network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path: write_bright_graph(path))
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_bright_graph(path))
     monkeypatch.setattr(onnx_export, "_differing_share", lambda *_: float("nan"))
     with pytest.raises(ValueError, match="differ from torch"):
-        export_graph(network, RES, CONFIG, SAMPLES[:1], tmp_path / "model.onnx")
+        export(network, SAMPLES[:1], tmp_path / "model.onnx")
 
 
 def test_an_earlier_graph_survives_a_refused_one(
     network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path: write_textless_graph(path))
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_textless_graph(path))
     path = tmp_path / "model.onnx"
     path.write_bytes(b"earlier")
     with pytest.raises(ValueError, match="got inputs image_input"):
-        export_graph(network, RES, CONFIG, SAMPLES[:1], path)
+        export(network, SAMPLES[:1], path)
     assert path.read_bytes() == b"earlier"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -142,7 +167,7 @@ def test_an_earlier_graph_survives_a_refused_one(
 @pytest.mark.parametrize("res", [63, 1025])
 def test_a_size_that_the_canvas_cannot_have_is_refused(network: XDecoder, res: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"res: got {res}, wanted a side in pixels from 64 to 1024"):
-        export_graph(network, res, CONFIG, SAMPLES, tmp_path / "model.onnx")
+        export(network, SAMPLES, tmp_path / "model.onnx", res)
 
 
 @pytest.mark.slow
@@ -171,6 +196,13 @@ def test_the_graph_is_made_of_what_an_npu_takes(exported: tuple[Path, ExportRepo
     cast_to = {node.attribute[0].i for node in graph.node if node.op_type == "Cast"}
     assert cast_to <= {onnx.TensorProto.FLOAT}
     onnx.checker.check_model(content, full_check=True)
+
+
+@pytest.mark.slow
+def test_the_file_says_what_it_is(network: XDecoder, exported: tuple[Path, ExportReport]) -> None:
+    rule = network.config.mask_decoder.mask_attention
+    wanted = GraphRecord("micro", RES, "fp16", "ab" * 32, rule.attends, rule.resize)
+    assert read_record(exported[0]) == wanted
 
 
 @pytest.mark.slow
@@ -230,7 +262,7 @@ def test_masks_from_the_file_are_masks(exported: tuple[Path, ExportReport]) -> N
 def test_the_whole_network_repeats_exactly(
     network: XDecoder, exported: tuple[Path, ExportReport], tmp_path: Path
 ) -> None:
-    again = export_graph(network, RES, CONFIG, SAMPLES, tmp_path / "again.onnx")
+    again = export(network, SAMPLES, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported[0].read_bytes()
     assert again == exported[1]
     assert str(ROOT).encode() not in exported[0].read_bytes()

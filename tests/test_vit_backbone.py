@@ -168,6 +168,7 @@ def test_it_is_exported_and_decides_the_same(tmp_path, res):
     ids = random_phrases(1)
     sample = HubInput("sample", picture.clamp(0, 255).round().numpy(), torch.stack((ids, torch.ones_like(ids))).numpy())
     network = drawn(micro_vit(PAPER_RULE), seed=0)
-    report = export_graph(network, res, ExportConfig(opset=18, parity_samples=1), [sample], tmp_path / "model.onnx")
+    config, path = ExportConfig(opset=18, parity_samples=1), tmp_path / "model.onnx"
+    report = export_graph(network, res, config, [sample], path, model="micro", checkpoint_sha256="00")
     assert report.differing_pixels_worst <= MOST_DIFFERING_PIXELS
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())

@@ -1,4 +1,4 @@
-"""Export the deployment graph to ONNX, check it against torch, and say what it is made of."""
+"""Export the deployment graph to ONNX with a record of what it is, check it against torch, and count its parts."""
 
 import ast
 import logging
@@ -18,12 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask
 from promptseg.files import atomic_path
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT
+from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT, GraphRecord
 from promptseg.hubs.graph_border import check_border
 from promptseg.hubs.host import HostSession
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import ExportConfig, check_res
 
+PRECISION = "fp16"  # of the arithmetic that the compiler chooses for a float32 file
 MOST_DIFFERING_PIXELS = 1e-3  # share of the canvas; float32 against float32 flips pixels only at a mask's very border
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for a node's modules, outermost first
@@ -42,7 +43,7 @@ class ExportReport:
     differing_pixels: float
     differing_pixels_worst: float
     parity_samples: int
-    opset: int
+    opset: int  # of the file
     ops: str  # "MatMul 172, Add 140, ...", most frequent first; one text, because DVC makes a column of each key
 
     def to_json(self) -> dict[str, Any]:
@@ -51,16 +52,27 @@ class ExportReport:
 
 
 def export_graph(
-    network: XDecoder, res: int, config: ExportConfig, samples: Iterable[HubInput], path: Path
+    network: XDecoder,
+    res: int,
+    config: ExportConfig,
+    samples: Iterable[HubInput],
+    path: Path,
+    *,
+    model: str,
+    checkpoint_sha256: str,
 ) -> ExportReport:
     """Write `network` at `res` to `path` as ONNX; compare both on `samples`, none of which is traced.
 
-    Raises ValueError, and leaves no file, when more than MOST_DIFFERING_PIXELS differ on any sample.
+    model, checkpoint_sha256: the name and the digest of what `network` was read from; they go into the file's record.
+    Raises ValueError, and leaves no file, when the exporter cannot write the opset that `config` asks for, or when more
+    than MOST_DIFFERING_PIXELS differ on any sample.
     """
     check_res("res", res)
+    rule = network.config.mask_decoder.mask_attention
+    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, rule.attends, rule.resize)
     graph = DeployedGraph(network, res).eval().requires_grad_(False)
     with atomic_path(path) as temporary:
-        trace_graph(graph, config.opset, temporary)
+        trace_graph(graph, config.opset, temporary, record)
         check_border(temporary)
         session = HostSession(temporary)
         shares = [_differing_share(network, res, session, sample) for sample in samples]
@@ -81,13 +93,17 @@ def export_graph(
         differing_pixels=round(float(np.mean(shares)), 7),
         differing_pixels_worst=round(max(shares), 7),
         parity_samples=len(shares),
-        opset=config.opset,
+        opset=opset_of(content),
         ops=", ".join(f"{name} {count}" for name, count in sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 
-def trace_graph(graph: nn.Module, opset: int, path: Path) -> None:
-    """Write `graph` as ONNX, traced on random input: nothing in it may depend on the values."""
+def trace_graph(graph: nn.Module, opset: int, path: Path, record: GraphRecord | None = None) -> None:
+    """Write `graph` as ONNX, traced on random input: nothing in it may depend on the values.
+
+    Raises ValueError, before anything is written, when the exporter makes a graph of another opset than the one asked
+    for: it converts where it can, and otherwise hands back its own.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
@@ -96,7 +112,20 @@ def trace_graph(graph: nn.Module, opset: int, path: Path) -> None:
         )  # fmt: skip
     assert program is not None
     program.optimize()
-    onnx.save(_without_traces(program.model_proto), path)
+    content = _without_traces(program.model_proto)
+    if opset_of(content) != opset:
+        raise ValueError(
+            f"export.opset: got {opset}, for which the exporter wrote a graph of opset {opset_of(content)}: it cannot "
+            f"convert this graph; set export.opset to {opset_of(content)}"
+        )
+    if record is not None:
+        record.write_into(content)
+    onnx.save(content, path)
+
+
+def opset_of(content: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a graph is written in."""
+    return next(entry.version for entry in content.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _without_traces(content: onnx.ModelProto) -> onnx.ModelProto:

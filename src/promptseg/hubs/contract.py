@@ -1,13 +1,16 @@
-"""The inputs and outputs of the deployed graph, as data: read by export, compilation, inference and tests.
+"""The inputs and outputs of the deployed graph, as data, and what an ONNX file says of itself.
 
-The contract is that of the challenge (IEEE Low Power Computer Vision Challenge 2025, track 2). It never changes with
-the resolution at which the network works inside.
+Read by export, compilation, inference and tests. The contract is that of the challenge (IEEE Low Power Computer Vision
+Challenge 2025, track 2). It never changes with the resolution at which the network works inside.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from promptseg.datasets.preprocess import CANVAS
@@ -40,6 +43,65 @@ PRED_MASK = TensorSpec("pred_mask", "float32", (CANVAS, CANVAS))
 
 INPUTS = (IMAGE_INPUT, TEXT_INPUT)
 OUTPUTS = (PRED_MASK,)
+CONTRACT = "lpcvc-2025-track-2"
+_PREFIX = "promptseg."  # of the record's keys in an ONNX file's metadata
+
+
+@dataclass(frozen=True)
+class GraphRecord:
+    """What an exported ONNX file says of itself, in its metadata, so that it cannot be taken for another one.
+
+    `attends` and `mask_resize` are the checkpoint's rule of mask attention (see xdecoder/mask_decoder.py); `precision`
+    is that of the arithmetic that the file is meant for.
+    """
+
+    model: str
+    res: int
+    precision: str
+    checkpoint_sha256: str
+    attends: str
+    mask_resize: str
+    contract: str = CONTRACT
+
+    def write_into(self, content: onnx.ModelProto) -> None:
+        """Replace the record in `content`: one entry per field, in the fields' order."""
+        others = [entry for entry in content.metadata_props if not entry.key.startswith(_PREFIX)]
+        record = [
+            onnx.StringStringEntryProto(key=_PREFIX + name, value=str(value)) for name, value in asdict(self).items()
+        ]
+        content.ClearField("metadata_props")
+        content.metadata_props.extend([*others, *record])
+
+
+def read_record(graph: Path) -> GraphRecord:
+    """Read the record of an exported ONNX file.
+
+    Raises ValueError when there is no such file, when it is no ONNX, or when its record is missing, has
+    other fields or is of another contract.
+    """
+    again = "run `dvc repro export`"
+    if not graph.is_file():
+        raise ValueError(f"{graph}: got no such file, wanted the exported graph; {again}")
+    try:
+        content = onnx.load(graph, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError(f"{graph}: got a file that is no ONNX ({error}); {again}") from error
+    found = {
+        entry.key.removeprefix(_PREFIX): entry.value
+        for entry in content.metadata_props
+        if entry.key.startswith(_PREFIX)
+    }
+    wanted = {field.name for field in fields(GraphRecord)}
+    if found.keys() != wanted:
+        got = ", ".join(sorted(found)) or "none"
+        raise ValueError(f"{graph}: got a record of the fields {got}, wanted {', '.join(sorted(wanted))}; {again}")
+    res = found.pop("res")
+    if not res.isdecimal():
+        raise ValueError(f"{graph}: got the record's res {res!r}, wanted pixels; {again}")
+    record = GraphRecord(res=int(res), **found)
+    if record.contract != CONTRACT:
+        raise ValueError(f"{graph}: got a graph of the contract {record.contract!r}, wanted {CONTRACT!r}; {again}")
+    return record
 
 
 def mask_of(pred_mask: NDArray[np.float32]) -> NDArray[np.bool_]:
