@@ -13,9 +13,8 @@ import yaml
 
 from promptseg.__main__ import COMMANDS
 from promptseg.commands.settings import arguments_of
-from promptseg.params import Params, read_params
+from promptseg.params import Params, load_yaml, read_params
 from promptseg.params.recipes import read_recipe
-from promptseg.params.strict import load_yaml
 from tests.imports import ROOT
 from tests.projects import copy_tracked
 from tests.test_chain import git, run_dvc

@@ -166,7 +166,7 @@ def test_an_earlier_graph_survives_a_refused_one(
 
 @pytest.mark.parametrize("res", [63, 1025])
 def test_a_size_that_the_canvas_cannot_have_is_refused(network: XDecoder, res: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"res: got {res}, wanted a side in pixels from 64 to 1024"):
+    with pytest.raises(ValueError, match=f"res: got {res}, wanted a whole number of pixels from 64 to 1024"):
         export(network, SAMPLES, tmp_path / "model.onnx", res)
 
 

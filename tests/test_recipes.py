@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptseg.commands import settings
-from promptseg.params import read_data_config, read_params
+from promptseg.params import load_yaml, read_data_config, read_params
 from promptseg.params.recipes import read_recipe
-from promptseg.params.strict import load_yaml
 from tests.imports import ROOT
 from tests.projects import copy_parts
 
@@ -72,9 +71,9 @@ def test_a_data_sets_own_file_is_changed_too(tmp_path: Path) -> None:
         ("finetune: {steps: many}", "finetune.steps: got 'many', wanted a whole number"),
         ("finetune: {steps: {more: 3}}", "finetune.steps: got {'more': 3}, wanted a whole number"),
         ("finetune: 3", "finetune: got 3, wanted a section with keys"),
-        ("finetune: {res: [128, abc]}", r"finetune.res\[1\]: got 'abc', wanted a whole number"),
+        ("finetune: {res: [128, abc]}", r"finetune.res\[1\]: got 'abc', wanted a whole number of pixels"),
         ("finetune: {zoom: [2, 1]}", "finetune.zoom: got "),
-        ("finetune: {steps: 0, init: null}", "finetune.init: got None, wanted a checkpoint"),
+        ("finetune: {steps: 0, init: null}", "finetune.steps: got 0, wanted a number of steps >= 1, or a checkpoint"),
         ("finetune: {steps: 3}\nfinetune.steps: 4", "finetune.steps: got it twice"),
         ("data: photos", "data: got 'photos', wanted one of lpcvc, "),
         ("configs/data/refcocog.yaml: {train_refs: 3}", "got a data set's file that is not used, wanted .*shapes.yaml"),

@@ -15,7 +15,7 @@ from promptseg import datasets
 from promptseg.datasets.archives import PictureArchives, open_archive
 from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.records import PHRASE_KINDS, SPLITS, read_pictures, read_samples
-from promptseg.params import ShapesConfig
+from promptseg.params import ShapesConfig, data_config_of
 from promptseg.sources import shapes
 from promptseg.sources.shapes import build_shapes, render_scene
 
@@ -132,8 +132,8 @@ def test_object_counts_follow_the_configuration():
     ],
 )
 def test_a_number_out_of_range_is_refused_by_its_name(key, value):
-    with pytest.raises(ValueError, match=rf"^{key}: got {value}, wanted "):
-        ShapesConfig(**{**asdict(CONFIG), key: value})
+    with pytest.raises(ValueError, match=rf"^mine: {key}: got {value}, wanted "):
+        data_config_of({**asdict(CONFIG), key: value}, "mine")
 
 
 def test_a_failure_leaves_nothing_half_written(tmp_path, monkeypatch):

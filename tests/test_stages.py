@@ -68,7 +68,7 @@ def test_every_stage_explains_itself(project: Path, name: str) -> None:
         ({"finetune__steps": "many"}, "finetune.steps: got 'many', wanted a whole number"),
         ({"hub__speed": 3}, "hub.speed: unknown key; wanted only "),
         ({"score": None}, "score: got None, wanted a section with keys"),
-        ({"res": 2000}, "res: got 2000, wanted a side in pixels from 64 to 1024, the canvas"),
+        ({"res": 2000}, "res: got 2000, wanted a whole number of pixels from 64 to 1024, the canvas"),
         ({"data": "refcocog", "mirror": "nowhere"}, "mirror: got 'nowhere', which is no folder ("),
     ],
 )

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import cast
 
-from promptseg.params import Params
-from promptseg.params.strict import load_yaml
+from promptseg.params import Params, load_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,12 +1,22 @@
 """Typed, strict reading of params.yaml and configs/data/*.yaml: the only YAML reader, with no default of its own.
 
-Stages do not list this package among their dependencies: DVC tracks the values themselves, and nothing here converts
-one.
+Stages do not list this package among their dependencies: DVC tracks the values themselves, and what is read equals
+them. Start reading at `Params`; imports nothing else of this project.
 """
 
-from dataclasses import dataclass
+import json
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from promptseg.params.datasets import (
     DataConfig,
@@ -18,16 +28,17 @@ from promptseg.params.datasets import (
     Source,
 )
 from promptseg.params.sections import (
+    STRICT,
     AiHubConfig,
     ExportConfig,
     FinetuneConfig,
     HubConfig,
     LossWeights,
     LrScale,
+    Res,
     ScoreConfig,
     check_res,
 )
-from promptseg.params.strict import build, check, load_yaml
 
 __all__ = [
     "AiHubConfig",
@@ -46,6 +57,7 @@ __all__ = [
     "SinglePictures",
     "Source",
     "check_res",
+    "load_yaml",
     "read_data_config",
     "read_params",
     "read_paths",
@@ -55,33 +67,36 @@ PARAMS_FILE = "params.yaml"
 GRAPH_FILE = "dvc.yaml"
 
 
-@dataclass(frozen=True)
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_SIGNS = {"ge": ">= ", "gt": "> ", "le": "<= ", "lt": "< "}
+
+
+@dataclass(frozen=True, config=STRICT)
 class Params:
     """The whole of params.yaml."""
 
     data: str
-    mirror: str | tuple[str, ...] | None
+    mirror: str | Annotated[tuple[str, ...], Field(min_length=1, description="a list of at least one")] | None
     watch: str
     model: Literal["nano", "focal_t", "vit_b"]
-    res: int
+    res: Res
     finetune: FinetuneConfig
     export: ExportConfig
     hub: HubConfig
     score: ScoreConfig
 
-    def __post_init__(self) -> None:
-        check_res("res", self.res)
-        check("mirror", self.mirror, self.mirror != (), "null, a place, or a list of at least one")
-
 
 def read_params(root: Path) -> Params:
-    """Read and check params.yaml below `root`, all of it. Raises ValueError naming the key, what it got and wanted."""
+    """Read and check params.yaml below `root`, all of it.
+
+    Raises ValueError with a line for each mistake: the dotted key, what it got and what is wanted.
+    """
     return params_of(load_yaml(root / PARAMS_FILE))
 
 
 def params_of(content: object) -> Params:
     """Check what params.yaml holds. Raises ValueError as `read_params` does."""
-    return cast(Params, build(Params, content, ""))
+    return cast(Params, _build(Params, content, ""))
 
 
 def read_paths(root: Path) -> dict[str, Path]:
@@ -110,7 +125,95 @@ def data_config_of(content: object, origin: str) -> DataConfig:
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in kinds:
         raise ValueError(f"{origin}: kind: got {kind!r}, wanted one of {', '.join(map(str, kinds))}")
+    return cast(DataConfig, _build(kinds[kind], content, f"{origin}: "))
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-05 as a number, as DVC does, which writes it so (YAML 1.2); for YAML 1.1 and PyYAML it is text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def load_yaml(path: Path) -> object:
+    """Read a YAML file. Raises ValueError when it is missing or no YAML."""
     try:
-        return cast(DataConfig, build(kinds[kind], content, ""))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; run from the project's root") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: got text that is not YAML: {error}") from error
+
+
+def _build(wanted: type, content: object, prefix: str) -> object:
+    """Check what a file holds and build the dataclass `wanted` of it; lists become tuples, whole numbers floats.
+
+    Raises ValueError with a line for each mistake, each after `prefix`.
+    """
+    try:
+        text = json.dumps(content, default=_refuse)
     except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from error
+        raise ValueError(f"{prefix}{error}") from error
+    try:
+        return TypeAdapter(wanted).validate_json(text)
+    except ValidationError as refused:
+        lines = dict(_line(wanted, content, error) for error in refused.errors())
+    # A union of text and a list refuses a list by its place, and once more by its item's: the item is what is wrong.
+    lines = {key: line for key, line in lines.items() if not any(other.startswith(f"{key}[") for other in lines)}
+    raise ValueError("\n".join(prefix + line for line in lines.values()))
+
+
+def _refuse(value: object) -> None:
+    raise ValueError(f"got {value!r}, wanted text (in quotes), a number, true, false, null, a list or a section")
+
+
+def _line(wanted: Any, content: Any, error: ErrorDetails) -> tuple[str, str]:
+    """Return the dotted key that an error is about, and the error in a line."""
+    key = ""
+    for part in error["loc"]:
+        if isinstance(part, int) and isinstance(content, list):
+            key, content, wanted = f"{key}[{part}]", content[part], _item_of(wanted)
+        elif is_dataclass(wanted):  # every other part of a place is the name of one type of a union
+            names = get_type_hints(wanted, include_extras=True)
+            key = f"{key}.{part}" if key else str(part)
+            if error["type"] == "unexpected_keyword_argument" and part == error["loc"][-1]:
+                return key, f"{key}: unknown key; wanted only {', '.join(names)}"
+            wanted = names[str(part)]
+            if str(part) not in content:
+                return key, f"{key}: missing; wanted {_describe(wanted)}"
+            content = content[str(part)]
+    said = str(error.get("ctx", {}).get("error", ""))  # of a ValueError that a check here raised
+    return key, f"{key or 'file'}: got {content!r}, wanted {said or _describe(wanted)}"
+
+
+def _item_of(wanted: Any) -> Any:
+    """Return the type of a list's items."""
+    options = [wanted, *get_args(wanted)]
+    return next(get_args(option)[0] for option in _unwrapped(options) if get_origin(option) is tuple)
+
+
+def _unwrapped(options: list[Any]) -> Iterator[Any]:
+    return (get_args(option)[0] if get_origin(option) is Annotated else option for option in options)
+
+
+def _describe(wanted: Any) -> str:
+    """Say in words what a type takes."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    if get_origin(wanted) is Annotated:
+        plain, *more = get_args(wanted)
+        fields = [field for field in more if isinstance(field, FieldInfo)]
+        said = next((field.description for field in reversed(fields) if field.description), None)
+        bounds = [_SIGNS[name] + str(value) for field in fields for name, value in _bounds_of(field)]
+        return said or f"{_describe(plain)} {' and '.join(bounds)}".rstrip()
+    if get_origin(wanted) in (Union, types.UnionType):
+        return " or ".join(map(_describe, get_args(wanted)))
+    if get_origin(wanted) is Literal:
+        return "one of " + ", ".join(map(str, get_args(wanted)))
+    if get_origin(wanted) is tuple:
+        return f"a list, each item {_describe(get_args(wanted)[0])}"
+    return names.get(wanted, "a section with keys")
+
+
+def _bounds_of(field: FieldInfo) -> Iterator[tuple[str, Any]]:
+    """Yield the bounds of a number by name."""
+    return ((name, getattr(bound, name)) for bound in field.metadata for name in _SIGNS if hasattr(bound, name))

@@ -1,83 +1,85 @@
 """What configs/data/*.yaml may hold: one frozen dataclass per kind of data set, told apart by `kind`."""
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
-from promptseg.params.strict import check
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic.dataclasses import dataclass
+
+from promptseg.params.sections import STRICT, Count, Whole
 
 
-@dataclass(frozen=True)
+def _below(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts:
+        raise ValueError
+    return path
+
+
+Below = Annotated[
+    str, AfterValidator(_below), Field(description="a path below the mirror, such as 'coco/zips/train2014.zip'")
+]
+Address = Annotated[str, Field(pattern="^https?://", description="an address that begins with http(s)://")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="64 lower-case hexadecimal digits")]
+ShareOfSome = Annotated[float, Field(gt=0, lt=1)]
+ShareOrNone = Annotated[float, Field(ge=0, lt=1)]
+TestSplits = tuple[Literal["test", "testA", "testB"], ...]
+
+
+def _some_for_train(test_share: float, info: ValidationInfo) -> float:
+    if info.data.get("val_share", 0) + test_share >= 1:
+        raise ValueError("a share that leaves some for train, beside val_share")
+    return test_share
+
+
+@dataclass(frozen=True, config=STRICT)
 class Source:
     """One archive: its `path` below a mirror, its public `url`, and the `bytes` and `sha256` of what lies there.
 
     `url` is null where no public address is known, `bytes` and `sha256` where nobody publishes them.
     """
 
-    path: str
-    url: str | None
-    bytes: int | None
-    sha256: str | None
-
-    def __post_init__(self) -> None:
-        _check_below("path", self.path)
-        _check_address("url", self.url)
-        digits = self.sha256 is None or (len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef"))
-        check("sha256", self.sha256, digits, "64 lower-case hexadecimal digits, or null where nobody publishes them")
-        check("bytes", self.bytes, self.bytes is None or self.bytes >= 0, "0 or more, or null where unknown")
+    path: Below
+    url: Address | None
+    bytes: Whole | None
+    sha256: Sha256 | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SinglePictures:
     """Pictures one by one: the folder `path` below a mirror that holds them, its public `url`, and how many at once."""
 
-    path: str
-    url: str
-    at_once: int
-
-    def __post_init__(self) -> None:
-        _check_below("path", self.path)
-        _check_address("url", self.url)
-        check("at_once", self.at_once, 1 <= self.at_once <= 64, "from 1 to 64 transfers at once")
+    path: Below
+    url: Address
+    at_once: Annotated[int, Field(ge=1, le=64, description="from 1 to 64 transfers at once")]
 
 
-def _check_below(key: str, path: str) -> None:
-    parts = PurePosixPath(path).parts
-    inside = bool(parts) and not path.startswith("/") and ".." not in parts
-    check(key, path, inside, "a path below the mirror, such as 'coco/zips/train2014.zip'")
-
-
-def _check_address(key: str, url: str | None) -> None:
-    check(key, url, url is None or url.startswith(("http://", "https://")), "an address that begins with http(s)://")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ShapesConfig:
     """How many scenes, and what is in them. `targets_per_scene` is capped by a scene's number of objects."""
 
     kind: Literal["shapes"]
-    seed: int
-    train_scenes: int
-    val_scenes: int
-    test_scenes: int
-    objects_min: int
-    objects_max: int
-    targets_per_scene: int
+    seed: Whole
+    train_scenes: Count
+    val_scenes: Count
+    test_scenes: Count
+    objects_min: Annotated[int, Field(ge=2, description="at least 2: a target and a distractor")]
+    objects_max: Annotated[int, Field(le=8, description="from objects_min to 8")]
+    targets_per_scene: Count
 
-    def __post_init__(self) -> None:
-        check("seed", self.seed, self.seed >= 0, "0 or more")
-        for key in ("train_scenes", "val_scenes", "test_scenes", "targets_per_scene"):
-            check(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
-        check("objects_min", self.objects_min, self.objects_min >= 2, "at least 2: a target and a distractor")
-        in_range = self.objects_min <= self.objects_max <= 8
-        check("objects_max", self.objects_max, in_range, "from objects_min to 8")
+    @field_validator("objects_max")
+    @classmethod
+    def _not_below_objects_min(cls, objects_max: int, info: ValidationInfo) -> int:
+        if objects_max < info.data.get("objects_min", objects_max):
+            raise ValueError
+        return objects_max
 
     def scenes(self, split: str) -> int:
         """Number of scenes of a split: train, val or test."""
         return {"train": self.train_scenes, "val": self.val_scenes, "test": self.test_scenes}[split]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ReferConfig:
     """A data set of REFER's: its archives, its `folder` in the archive of refs, and which refs are used.
 
@@ -92,25 +94,18 @@ class ReferConfig:
     images: Source
     single: SinglePictures
     refs: Source
-    folder: str
+    folder: Below
     split_by: Literal["umd", "unc", "google"]
-    test_splits: tuple[Literal["test", "testA", "testB"], ...]
-    train_refs: int | None
-    val_refs: int | None
-    test_refs: int | None
+    test_splits: Annotated[TestSplits, Field(min_length=1, description="at least one of test, testA, testB")]
+    train_refs: Count | None
+    val_refs: Count | None
+    test_refs: Count | None
     class_prompts: Literal["none", "refer", "coco"]
-    class_pictures: int | None
+    class_pictures: Count | None
     annotations: Source
 
-    def __post_init__(self) -> None:
-        _check_below("folder", self.folder)
-        check("test_splits", self.test_splits, len(self.test_splits) > 0, "at least one of test, testA, testB")
-        for key in ("train_refs", "val_refs", "test_refs", "class_pictures"):
-            value = getattr(self, key)
-            check(key, value, value is None or value >= 1, "null (all) or at least 1")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LpcvcConfig:
     """A COCO export of CVAT, as the challenge hands out: where it lies, which attributes are phrases, and the splits.
 
@@ -120,16 +115,11 @@ class LpcvcConfig:
     kind: Literal["lpcvc"]
     source: Source
     phrase_attributes: tuple[str, ...] | None
-    val_share: float
-    test_share: float
-
-    def __post_init__(self) -> None:
-        for key in ("val_share", "test_share"):
-            check(key, getattr(self, key), 0 < getattr(self, key) < 1, "a share above 0 and below 1")
-        check("test_share", self.test_share, self.val_share + self.test_share < 1, "a share that leaves some for train")
+    val_share: ShareOfSome
+    test_share: Annotated[ShareOfSome, AfterValidator(_some_for_train)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FolderConfig:
     """A folder of one's own pictures, and the file in it that says what phrases speak of (docs/own-data.md).
 
@@ -138,17 +128,10 @@ class FolderConfig:
     """
 
     kind: Literal["folder"]
-    path: str
-    annotations: str
-    val_share: float
-    test_share: float
-
-    def __post_init__(self) -> None:
-        check("path", self.path, bool(self.path.strip()), "a folder")
-        check("annotations", self.annotations, self.annotations.endswith((".jsonl", ".json")), "a .jsonl or .json file")
-        for key in ("val_share", "test_share"):
-            check(key, getattr(self, key), 0 <= getattr(self, key) < 1, "a share from 0 to below 1")
-        check("test_share", self.test_share, self.val_share + self.test_share < 1, "shares that leave some for train")
+    path: Annotated[str, Field(pattern=r"\S", description="a folder")]
+    annotations: Annotated[str, Field(pattern=r"\.jsonl?$", description="a .jsonl or .json file")]
+    val_share: ShareOrNone
+    test_share: Annotated[ShareOrNone, AfterValidator(_some_for_train)]
 
 
 DataConfig = ShapesConfig | ReferConfig | LpcvcConfig | FolderConfig

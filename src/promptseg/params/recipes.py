@@ -10,8 +10,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from promptseg.params import PARAMS_FILE, Params, data_config_of, params_of, read_data_config
-from promptseg.params.strict import load_yaml
+from promptseg.params import PARAMS_FILE, Params, data_config_of, load_yaml, params_of, read_data_config
 
 DATA_FOLDER = "configs/data/"
 
@@ -28,7 +27,7 @@ def read_recipe(root: Path, path: Path) -> dict[str, object]:
     try:
         return _checked(root, content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
 
 def _checked(root: Path, content: dict[Any, Any]) -> dict[str, object]:

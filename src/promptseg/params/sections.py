@@ -1,162 +1,151 @@
-"""The sections of params.yaml, one frozen dataclass each: types, and ranges checked as they are built."""
+"""The sections of params.yaml, one frozen dataclass each: types with their ranges, and what one key asks of another."""
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
-from promptseg.params.strict import check
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.dataclasses import dataclass
 
 RES_MIN, RES_MAX = 64, 1024  # two cells at stride 32; the canvas
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+# A range is said in words by promptseg.params; `description` stands in for it where there is more to say.
+RES_WANTED = f"a whole number of pixels from {RES_MIN} to {RES_MAX}, the canvas"
+Res = Annotated[int, Field(ge=RES_MIN, le=RES_MAX, description=RES_WANTED)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to below 2**63")]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Zoom = Annotated[float, Field(ge=0.1, le=4)]
+Milestones = Annotated[
+    tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+    Field(description="rising shares of the steps, each above 0 and below 1"),
+]
+ZOOM_WANTED = "the smallest and the largest, both from 0.1 to 4; [1, 1]: none"
+ZoomRange = Annotated[tuple[Zoom, ...], Field(min_length=2, max_length=2, description=ZOOM_WANTED)]
+Email = Annotated[str, Field(pattern=r"^[^@]+@[^@]+$", description="an e-mail address")]
+Version = Annotated[str, Field(pattern=r"^\S+$", description="text: a version as AI Hub lists it, such as '2.45'")]
 
 
 def check_res(key: str, res: int) -> None:
     """Raise ValueError where the backbone or the canvas cannot have a side of `res` pixels."""
-    check(key, res, RES_MIN <= res <= RES_MAX, f"a side in pixels from {RES_MIN} to {RES_MAX}, the canvas")
+    if not RES_MIN <= res <= RES_MAX:
+        raise ValueError(f"{key}: got {res!r}, wanted {RES_WANTED}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LossWeights:
     """Weights of the loss terms of the same names, for matching and for training alike."""
 
-    mask_bce: float
-    mask_dice: float
-    contrast: float
-    region: float
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            check(field.name, getattr(self, field.name), getattr(self, field.name) >= 0, "a weight >= 0")
+    mask_bce: NotNegative
+    mask_dice: NotNegative
+    contrast: NotNegative
+    region: NotNegative
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class LrScale:
     """How much of the learning rates the parts learn at that come pretrained; the rest learns at all of it."""
 
-    backbone: float
-    text_encoder: float
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            check(field.name, getattr(self, field.name), 0 <= getattr(self, field.name) <= 1, "a share from 0 to 1")
+    backbone: Share
+    text_encoder: Share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FinetuneConfig:
     """How the network is trained; `res` holds the sizes of which one is drawn per step."""
 
     init: str | None
     attends: Literal["inside", "outside"]
     mask_resize: Literal["bilinear", "bicubic"]
-    seed: int
-    steps: int
-    res: tuple[int, ...]
-    batch_size: int
-    phrases_per_picture: int
-    accumulate: int
-    learning_rate: float
-    muon_learning_rate: float | None
+    seed: Seed
+    steps: Whole
+    res: Annotated[tuple[Res, ...], Field(min_length=1, description="a list of at least one size")]
+    batch_size: Count
+    phrases_per_picture: Count
+    accumulate: Count
+    learning_rate: Positive
+    muon_learning_rate: Positive | None
     lr_scale: LrScale
-    lr_milestones: tuple[float, ...]
-    weight_decay: float
-    warmup_steps: int
-    clip_norm: float
+    lr_milestones: Milestones
+    weight_decay: NotNegative
+    warmup_steps: Whole
+    clip_norm: Positive
     loss_weights: LossWeights
-    val_res: int
-    val_every: int
-    val_phrases: int
-    train_phrases: int
-    patience: int | None
+    val_res: Res
+    val_every: Count
+    val_phrases: Count
+    train_phrases: Whole
+    patience: Count | None
     flip: bool
-    zoom: tuple[float, ...]
-    snapshot_every_s: float
-    cache_gib: float
-    processes: int
+    zoom: ZoomRange
+    snapshot_every_s: NotNegative
+    cache_gib: NotNegative
+    processes: Count
     shard: bool
-    workers: int
+    workers: Whole
     compile: bool
     checkpoint_activations: bool
 
-    def __post_init__(self) -> None:
-        check("res", self.res, len(self.res) > 0, "a list of at least one size")
-        for res in (*self.res, self.val_res):
-            check_res("res" if res in self.res else "val_res", res)
-        for key in ("batch_size", "phrases_per_picture", "accumulate", "val_every", "val_phrases", "processes"):
-            check(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
-        not_negative = ("seed", "steps", "warmup_steps", "weight_decay", "snapshot_every_s", "cache_gib", "workers")
-        for key in (*not_negative, "train_phrases"):
-            check(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
-        for key in ("learning_rate", "clip_norm"):
-            check(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
-        check("patience", self.patience, self.patience is None or self.patience >= 1, "null (never) or at least 1")
-        rising = list(self.lr_milestones) == sorted(set(self.lr_milestones)) and all(
-            0 < at < 1 for at in self.lr_milestones
-        )
-        check("lr_milestones", self.lr_milestones, rising, "rising shares of the steps, each above 0 and below 1")
-        ordered = len(self.zoom) == 2 and 0.1 <= self.zoom[0] <= self.zoom[1] <= 4
-        check("zoom", self.zoom, ordered, "the smallest and the largest, both from 0.1 to 4; [1, 1]: none")
-        muon = self.muon_learning_rate
-        check("muon_learning_rate", muon, muon is None or muon > 0, "null (AdamW alone) or a number above 0")
-        check("seed", self.seed, self.seed < 2**63, "less than 2**63")
-        check("init", self.init, self.init is not None or self.steps > 0, "a checkpoint, or steps > 0 to train one")
+    @field_validator("steps")
+    @classmethod
+    def _something_to_deploy(cls, steps: int, info: ValidationInfo) -> int:
+        if steps == 0 and info.data.get("init", "") is None:
+            raise ValueError("a number of steps >= 1, or a checkpoint as init")
+        return steps
+
+    @field_validator("lr_milestones")
+    @classmethod
+    def _rising(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError
+        return milestones
+
+    @field_validator("zoom")
+    @classmethod
+    def _ordered(cls, zoom: tuple[float, ...]) -> tuple[float, ...]:
+        if zoom[0] > zoom[1]:
+            raise ValueError
+        return zoom
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ExportConfig:
     """`parity_samples`: how many samples that were not traced the graph is compared with torch on."""
 
-    opset: int
-    parity_samples: int
-
-    def __post_init__(self) -> None:
-        check("opset", self.opset, 17 <= self.opset <= 23, "an ONNX opset from 17 to 23")
-        check("parity_samples", self.parity_samples, self.parity_samples >= 1, "at least 1")
+    opset: Annotated[int, Field(ge=17, le=23, description="an ONNX opset from 17 to 23")]
+    parity_samples: Count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AiHubConfig:
     """How Qualcomm's cloud is used; read by the backend of that name only."""
 
-    qairt_version: str
-    max_profiler_iterations: int
-    share_with: tuple[str, ...]
-    chunk_mb: int
-    jobs_in_flight: int
-    wait_hours: float
-
-    def __post_init__(self) -> None:
-        is_one_word = bool(self.qairt_version.strip()) and len(self.qairt_version.split()) == 1
-        check("qairt_version", self.qairt_version, is_one_word, "a version as AI Hub lists it, such as '2.45'")
-        for email in self.share_with:
-            check("share_with", email, "@" in email.strip("@"), "a list of e-mail addresses")
-        for key in ("max_profiler_iterations", "chunk_mb", "jobs_in_flight"):
-            check(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
-        check("wait_hours", self.wait_hours, self.wait_hours > 0, "a number above 0")
+    qairt_version: Version
+    max_profiler_iterations: Count
+    share_with: tuple[Email, ...]
+    chunk_mb: Count
+    jobs_in_flight: Count
+    wait_hours: Positive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class HubConfig:
     """Where the graph is compiled, profiled and run, and on how much of which split (`samples` null: all of it)."""
 
     backend: Literal["local", "aihub"]
     device: str
     split: Literal["train", "val", "test"]
-    samples: int | None
-    emulator_samples: int
-    cpu_latency_runs: int
+    samples: Count | None
+    emulator_samples: Whole
+    cpu_latency_runs: Count
     aihub: AiHubConfig
 
-    def __post_init__(self) -> None:
-        check("samples", self.samples, self.samples is None or self.samples >= 1, "null (all) or at least 1")
-        check("emulator_samples", self.emulator_samples, self.emulator_samples >= 0, "0 or more")
-        check("cpu_latency_runs", self.cpu_latency_runs, self.cpu_latency_runs >= 1, "at least 1")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ScoreConfig:
     """`seed` of the bootstrap; `gallery` is how many best, median and worst samples the pictures show, of each."""
 
-    seed: int
-    gallery: int
-
-    def __post_init__(self) -> None:
-        check("seed", self.seed, self.seed >= 0, "0 or more")
-        check("gallery", self.gallery, 1 <= self.gallery <= 12, "from 1 to 12")
+    seed: Whole
+    gallery: Annotated[int, Field(ge=1, le=12)]
