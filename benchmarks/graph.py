@@ -33,10 +33,9 @@ from benchmarks.plain_wrapper import PublishedGraph
 from promptseg.export.deployed_graph import REWRITES, DeployedGraph
 from promptseg.export.onnx_export import count_flops, trace_graph
 from promptseg.hubs.host import HostSession
-from promptseg.hubs.local.device import DEVICES
 from promptseg.hubs.local.hub import BINARY, PROFILE, WRAPPER
 from promptseg.hubs.local.process import run_compiler
-from promptseg.hubs.local.profile import read_simulated_cost
+from promptseg.hubs.local.profile import DEVICES, read_simulated_cost
 from promptseg.hubs.local.session import Chip, CompileRequest
 
 OPSET = 18

@@ -5,7 +5,7 @@ from pathlib import Path
 from promptseg.checkpoints.checkpoint import load_checkpoint
 from promptseg.export.onnx_export import export_graph
 from promptseg.files import sha256_of, write_json
-from promptseg.hubs.inputs import GraphInputs
+from promptseg.hubs.host import GraphInputs
 from promptseg.params import read_params
 from stages import ROOT, run_stage
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from promptseg.datasets.predictions import write_predictions
 from promptseg.files import write_json
 from promptseg.hubs.backends import open_hub
-from promptseg.hubs.inputs import GraphInputs
-from promptseg.hubs.outputs import predictions_of
+from promptseg.hubs.base import read_compiled
+from promptseg.hubs.fidelity import infer, measure_fidelity
+from promptseg.hubs.host import GraphInputs
 from promptseg.params import read_params
 from stages import CACHE, ROOT, run_stage
 
@@ -17,10 +18,11 @@ def hub_infer(
     """See the module."""
     config = read_params(ROOT).hub
     hub = open_hub(config, CACHE)
+    read_compiled(graph, compiled, config.backend)
     inputs = GraphInputs(images, samples, tokens, config.split, config.samples)
-    write_predictions(predictions, predictions_of(hub.infer(graph, compiled, inputs), len(inputs)))
+    write_predictions(predictions, infer(hub, graph, compiled, inputs))
     few = GraphInputs(images, samples, tokens, config.split, config.emulator_samples)
-    compared = hub.fidelity(graph, compiled, few)
+    compared = measure_fidelity(hub, graph, compiled, few)
     write_json(fidelity, compared.to_json() if compared else {"samples": 0, "mask_agreement": None})
 
 

@@ -6,7 +6,7 @@ python -m stages.hub_plan
 import sys
 
 from promptseg.hubs.aihub.plan import plan
-from promptseg.hubs.inputs import GraphInputs
+from promptseg.hubs.host import GraphInputs
 from promptseg.params import read_params, read_paths
 from stages import CACHE, ROOT, run_stage
 

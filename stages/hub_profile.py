@@ -1,17 +1,19 @@
-"""hub-profile: what one inference costs; estimated figures are named so."""
+"""hub-profile: what one inference costs, on the device and on this machine; estimated figures are named so."""
 
 from pathlib import Path
 
 from promptseg.files import write_json
 from promptseg.hubs.backends import open_hub
+from promptseg.hubs.host import measure_on_host
 from promptseg.params import read_params
 from stages import CACHE, ROOT, run_stage
 
 
 def hub_profile(graph: Path, compiled: Path, latency: Path) -> None:
     """See the module."""
-    profile = open_hub(read_params(ROOT).hub, CACHE).profile(graph, compiled)
-    write_json(latency, profile.to_json())
+    config = read_params(ROOT).hub
+    profile = open_hub(config, CACHE).profile(graph, compiled)
+    write_json(latency, profile.to_json(measure_on_host(graph, config.cpu_latency_runs)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from promptseg.datasets.preprocess import CANVAS
 from promptseg.hubs.aihub.hub import AiHub
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import TEXT_INPUT
-from promptseg.hubs.outputs import predictions_of
+from promptseg.hubs.fidelity import infer
 from tests.aihub_helpers import forget_sleep, hub_config
 from tests.graphs import split_picture
 
@@ -44,8 +44,7 @@ def main(graph: str, compiled: str, cache: str, predictions: str, samples: str, 
     forget_sleep(setattr)
     hub = AiHub(hub_config(chunk_mb=int(chunk_mb), jobs_in_flight=4), Path(cache))
     inputs = (flat_pictures if kind == "flat" else photo_like_pictures)(int(samples))
-    outputs = hub.infer(Path(graph), Path(compiled), inputs)
-    write_predictions(Path(predictions), predictions_of(outputs, int(samples)))
+    write_predictions(Path(predictions), infer(hub, Path(graph), Path(compiled), inputs))
     sys.stdout.write(f"{_peak_bytes()}\n")
 
 

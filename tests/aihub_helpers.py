@@ -15,7 +15,7 @@ from botocore.retries.bucket import TokenBucket
 from qai_hub.client import Job
 from qai_hub.util import session
 
-from promptseg.hubs.aihub import client, patience, preflight, submission, waiting
+from promptseg.hubs.aihub import client, jobs, patience, preflight, waiting
 from promptseg.hubs.aihub.hub import AiHub
 from promptseg.params import AiHubConfig, HubConfig
 from tests.aihub_bench import Bench
@@ -75,5 +75,5 @@ def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
     set_attribute(TokenBucket, "acquire", lambda *_, **__: True)
     set_attribute(botocore.session, "get_session", cache(botocore.session.get_session))
     set_attribute(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
-    for module in (patience, preflight, submission, waiting):
+    for module in (patience, preflight, jobs, waiting):
         set_attribute(module, "pause", lambda _: None)

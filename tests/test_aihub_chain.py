@@ -9,8 +9,7 @@ import pytest
 
 from promptseg.datasets.predictions import read_predictions
 from promptseg.hubs.base import CompiledGraph
-from promptseg.hubs.host import masks_on_host
-from promptseg.hubs.inputs import GraphInputs
+from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_bench import Bench
 from tests.aihub_bench.state import TOKEN
 from tests.projects import copy_tracked, edit_yaml, run_command

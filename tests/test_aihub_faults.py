@@ -110,7 +110,7 @@ def act(action: str, hub: AiHub, graph: Path, folder: Path) -> None:
         profile = hub.profile(graph, folder / "compiled")
         assert (profile.latency_ms_device, profile.layers_npu) == (6.5, 3)
     else:
-        (output,) = hub.infer(graph, folder / "compiled", [SAMPLE])
+        (output,) = hub.run(graph, folder / "compiled", [SAMPLE])
         wanted = np.zeros((1024, 1024), bool)
         wanted[512:] = True
         assert output.sample_id == "s"

@@ -3,9 +3,8 @@ from typing import Any
 import pytest
 
 from promptseg.hubs.aihub.latency import latency_of
-from promptseg.hubs.base import HostLatency, LatencyProfile
+from promptseg.hubs.base import LatencyProfile
 
-HOST = HostLatency(latency_ms_cpu=2.0, latency_ms_cpu_low=1.0, latency_ms_cpu_high=3.0, runs=3, threads=2, cpu="x")
 SUMMARY = {
     "estimated_inference_time": 5000,
     "estimated_inference_peak_memory": 70_000_000,
@@ -21,7 +20,7 @@ def layer(name: str, unit: str, **cost: int) -> dict[str, Any]:
 
 
 def latency(summary: dict[str, Any], layers: list[dict[str, Any]]) -> LatencyProfile:
-    return latency_of({"execution_summary": summary, "execution_detail": layers}, "d", 1_500_000, HOST, "")
+    return latency_of({"execution_summary": summary, "execution_detail": layers}, "d", 1_500_000, "")
 
 
 def test_the_median_and_the_spread_are_over_all_runs() -> None:

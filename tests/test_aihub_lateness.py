@@ -24,7 +24,7 @@ def test_a_late_answer_costs_no_second_job(
         open_bench_hub(bench, tmp_path / "mine", monkeypatch).compile(graph, tmp_path / "compiled")
         bench.faults.append(Fault(step, "late", times=1, late_s=late_s))
         hub = open_bench_hub(bench, tmp_path / "mine", monkeypatch)
-        (output,) = hub.infer(graph, tmp_path / "compiled", [SAMPLE])
+        (output,) = hub.run(graph, tmp_path / "compiled", [SAMPLE])
         assert float(output.pred_mask.mean()) == 0.5
         assert len(bench.state.names("infer")) == 1
         assert bench.faults[0].times <= 0, "it did come late"

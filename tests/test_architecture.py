@@ -77,7 +77,7 @@ def test_only_what_a_stage_hands_over_is_known_of_params(path: Path) -> None:
         ("botocore", {"hubs/aihub/client.py"}),
         ("s3transfer", {"hubs/aihub/client.py"}),
         ("h5py", {"hubs/aihub/chunks.py"}),
-        ("onnxruntime_qnn", {"hubs/local/tools.py"}),
+        ("onnxruntime_qnn", {"hubs/local/session.py"}),
         ("ftfy", {"datasets/tokenizer.py"}),
         ("requests", {"transfer/connection.py", "hubs/aihub/client.py"}),
         ("urllib3", {"transfer/connection.py"}),

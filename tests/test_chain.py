@@ -18,7 +18,7 @@ from promptseg.datasets.predictions import read_predictions
 from promptseg.datasets.records import read_samples
 from promptseg.hubs.base import CompiledGraph
 from promptseg.hubs.contract import IMAGE_INPUT
-from promptseg.hubs.local.tools import qnn_available
+from promptseg.hubs.local.session import qnn_available
 from promptseg.training.run import CURVE_COLUMNS
 from tests.projects import copy_tracked, edit_yaml
 

@@ -3,11 +3,20 @@ from dataclasses import asdict, replace
 import numpy as np
 import onnx
 import pytest
-from graphs import write_bright_graph
+from graphs import write_bright_graph, write_textless_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.hubs.contract import CONTRACT, IMAGE_INPUT, TEXT_INPUT, GraphRecord, TensorSpec, mask_of, read_record
+from promptseg.hubs.contract import (
+    CONTRACT,
+    IMAGE_INPUT,
+    TEXT_INPUT,
+    GraphRecord,
+    TensorSpec,
+    check_border,
+    mask_of,
+    read_record,
+)
 
 RECORD = GraphRecord("nano", 320, "fp16", "ab" * 32, "inside", "bilinear")
 
@@ -88,3 +97,25 @@ def test_a_record_is_looked_for_in_an_onnx_file_only(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ValueError, match="no ONNX"):
         read_record(tmp_path / "model.onnx")
+
+
+def test_a_graph_of_the_contract_passes(tmp_path):
+    check_border(write_bright_graph(tmp_path / "model.onnx"))
+
+
+def test_a_graph_without_text_is_refused_with_both_sides(tmp_path):
+    graph = write_textless_graph(tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"got inputs image_input .* wanted .*text_input int32 \[2, 1, 77\]"):
+        check_border(graph)
+
+
+def test_a_missing_file_names_the_stage(tmp_path):
+    with pytest.raises(ValueError, match="dvc repro export"):
+        check_border(tmp_path / "model.onnx")
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    graph = write_bright_graph(tmp_path / "model.onnx")
+    graph.write_bytes(graph.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="no ONNX"):
+        check_border(graph)

@@ -46,7 +46,7 @@ def test_a_manifest_of_another_version_names_the_field(tmp_path, change):
 
 def test_profile_nests_the_hosts_figures_and_keeps_unknowns_empty():
     host = HostLatency(latency_ms_cpu=2.0, latency_ms_cpu_low=1.0, latency_ms_cpu_high=3.0, runs=3, threads=2, cpu="x")
-    content = LatencyProfile(device="d", placed_on_npu=False, host=host, note="n").to_json()
+    content = LatencyProfile(device="d", placed_on_npu=False, note="n").to_json(host)
     assert content["host"]["latency_ms_cpu"] == 2.0
     assert content["latency_ms_estimated"] is None
     assert "latency_ms_cpu" not in content

@@ -15,8 +15,16 @@ from promptseg.export import onnx_export
 from promptseg.export.deployed_graph import REWRITES, DeployedGraph
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graph
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, PRED_MASK, TEXT_INPUT, GraphRecord, read_record
-from promptseg.hubs.graph_border import check_border
+from promptseg.hubs.contract import (
+    IMAGE_INPUT,
+    INPUTS,
+    OUTPUTS,
+    PRED_MASK,
+    TEXT_INPUT,
+    GraphRecord,
+    check_border,
+    read_record,
+)
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, tiny
 from promptseg.params import ExportConfig

@@ -24,6 +24,7 @@ RAW = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PATHS: dict[str, str] = RAW["vars"][0]["path"]
 STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
 RUN_BY = {"src/promptseg/hubs/local/process.py": "promptseg.hubs.local.session"}  # in a process of its own
+ASKS_HUB = "hubs/fidelity.py"  # where a stage hands the hub that it opened
 BACKEND = "${hub.backend}"  # a stage depends on the folder of the backend that runs
 BESIDE = {PATHS["checkpoint"]: PATHS["description"]}  # a file that comes with another, without an option of its own
 WEIGHTS = "weights"  # finetune.init names a file in it
@@ -212,7 +213,8 @@ def read_params_of(name: str) -> set[str]:
     for chain in chains:
         section = chain.partition(".")[0]
         if chain == "hub" and opens_hub:
-            called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            asked = [tree, *([syntax(LIBRARY / ASKS_HUB)] if f"src/promptseg/{ASKS_HUB}" in reached(name) else [])]
+            called = {node.attr for each in asked for node in ast.walk(each) if isinstance(node, ast.Attribute)}
             reads |= hub_reads(called) | {f"hub.{key}" for key in attributes_of(tree, "config")}
         else:
             reads |= {chain} if "." in chain else section_fields(section)

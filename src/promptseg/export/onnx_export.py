@@ -18,8 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask
 from promptseg.files import atomic_path
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT, GraphRecord
-from promptseg.hubs.graph_border import check_border
+from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT, GraphRecord, check_border
 from promptseg.hubs.host import HostSession
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import ExportConfig, check_res

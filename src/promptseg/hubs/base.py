@@ -1,4 +1,4 @@
-"""What a hub does with a graph (compile, profile, infer, compare), and the records that it hands back.
+"""What a hub does with an ONNX graph (compile, profile, run), and the records that it hands back.
 
 A hub is either this machine (`local`) or a service with real devices. The stages see only this file.
 """
@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from promptseg.files import read_json, write_json
-from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.files import read_json, sha256_of, write_json
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, check_border
 
 MANIFEST = "manifest.json"
 
@@ -78,7 +78,7 @@ class LatencyProfile:
     the compiler's performance model of the chip, with its own bounds; `estimated` the simulated figure put through a
     calibration against published measurements, never a measurement. `estimated_low` and `_high` are the simulator's
     bounds put through the same line: the calibration's own error comes on top. What is compiled or simulated, and what
-    one job of a service measured, is the same on every run of the same graph and tools; `host` is not.
+    one job of a service measured, is the same on every run of the same graph and tools.
     """
 
     device: str
@@ -109,30 +109,11 @@ class LatencyProfile:
     spill_mb: float | None = None  # activations that did not fit on the chip: written out to DDR ...
     fill_mb: float | None = None  # ... and read back
     binary_mb: float | None = None
-    host: HostLatency
     note: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as a dictionary for a metrics file, `host` nested."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How far the compiled graph's masks are from the source graph's (ONNX Runtime, float32) on `samples` samples.
-
-    All shares are 0..1; `miou_against_source` takes two empty masks for equal.
-    """
-
-    runner: str  # what ran the compiled graph: an emulator or a device
-    samples: int
-    mask_agreement: float  # share of canvas pixels with the same decision, mean over samples
-    mask_agreement_min: float  # of the worst sample
-    miou_against_source: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as a dictionary for a metrics file."""
-        return asdict(self)
+    def to_json(self, host: HostLatency) -> dict[str, Any]:
+        """Return the record as a dictionary for a metrics file, with the host's figures nested in it."""
+        return asdict(self) | {"host": asdict(host)}
 
 
 @dataclass(frozen=True)
@@ -157,7 +138,17 @@ class HubOutput:
 
 
 class Hub(Protocol):
-    """The four things that stages ask for. `graph` is the ONNX file, `compiled` the folder that `compile` wrote."""
+    """The three things that stages ask for. `graph` is the ONNX file, `compiled` the folder that `compile` wrote."""
+
+    @property
+    def runner(self) -> str:
+        """What `run` runs on, for people: a device's name, or an emulator."""
+        ...
+
+    @property
+    def emulates(self) -> bool:
+        """Whether `run` takes seconds a sample: then a few are run, and ONNX Runtime on the host makes the others."""
+        ...
 
     def compile(self, graph: Path, folder: Path) -> CompiledGraph:
         """Compile `graph` for the configured device and write `folder` whole or not at all.
@@ -167,13 +158,29 @@ class Hub(Protocol):
         ...
 
     def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
-        """Say what one inference costs."""
+        """Say what one inference costs on the device."""
         ...
 
-    def infer(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
-        """Yield one mask per input, in order; holds a bounded number of samples in memory."""
+    def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+        """Yield one mask of the binary per input, in order; holds a bounded number of samples in memory.
+
+        Raises ValueError where nothing was compiled for the NPU (`CompiledGraph.placed_on_npu` is False).
+        """
         ...
 
-    def fidelity(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Fidelity | None:
-        """Compare compiled and source graph on the first `HubConfig.emulator_samples` inputs; None: not possible."""
-        ...
+
+def read_compiled(graph: Path, folder: Path, backend: str) -> CompiledGraph:
+    """Read the manifest of `folder`.
+
+    Raises ValueError when it is missing, or is of another graph or of another backend.
+    """
+    check_border(graph)
+    manifest = CompiledGraph.read(folder)
+    if manifest.graph_sha256 != sha256_of(graph):
+        raise ValueError(f"{folder}: got a compilation of another graph than {graph}; run `dvc repro hub-compile`")
+    if manifest.backend != backend:
+        raise ValueError(
+            f"{folder}: got a graph compiled by the backend {manifest.backend!r}, wanted {backend!r}; "
+            "run `dvc repro hub-compile`"
+        )
+    return manifest

@@ -80,17 +80,8 @@ def read_record(graph: Path) -> GraphRecord:
     other fields or is of another contract.
     """
     again = "run `dvc repro export`"
-    if not graph.is_file():
-        raise ValueError(f"{graph}: got no such file, wanted the exported graph; {again}")
-    try:
-        content = onnx.load(graph, load_external_data=False)
-    except DecodeError as error:
-        raise ValueError(f"{graph}: got a file that is no ONNX ({error}); {again}") from error
-    found = {
-        entry.key.removeprefix(_PREFIX): entry.value
-        for entry in content.metadata_props
-        if entry.key.startswith(_PREFIX)
-    }
+    entries = _read_onnx(graph).metadata_props
+    found = {entry.key.removeprefix(_PREFIX): entry.value for entry in entries if entry.key.startswith(_PREFIX)}
     wanted = {field.name for field in fields(GraphRecord)}
     if found.keys() != wanted:
         got = ", ".join(sorted(found)) or "none"
@@ -110,3 +101,32 @@ def mask_of(pred_mask: NDArray[np.float32]) -> NDArray[np.bool_]:
     A NaN is outside, as the challenge's comparison has it.
     """
     return pred_mask > MASK_THRESHOLD
+
+
+def check_border(graph: Path) -> None:
+    """Raise ValueError when the file is missing, is no ONNX, or its inputs or outputs are not those of the contract."""
+    content = _read_onnx(graph).graph
+    for side, values, wanted in (("inputs", content.input, INPUTS), ("outputs", content.output, OUTPUTS)):
+        got = [_spec_of(value) for value in values]
+        if got != list(wanted):
+            raise ValueError(f"{graph}: got {side} {_spell(got)}, wanted {_spell(wanted)}; see hubs/contract.py")
+
+
+def _read_onnx(graph: Path) -> onnx.ModelProto:
+    if not graph.is_file():
+        raise ValueError(f"{graph}: got no such file, wanted the exported graph; run `dvc repro export`")
+    try:
+        return onnx.load(graph, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError(f"{graph}: got a file that is no ONNX ({error}); run `dvc repro export` again") from error
+
+
+def _spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    shape = tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)  # -1: dynamic
+    return TensorSpec(value.name, str(dtype), shape)
+
+
+def _spell(specs: list[TensorSpec] | tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs) or "none"

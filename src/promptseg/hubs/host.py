@@ -1,17 +1,21 @@
-"""The graph on ONNX Runtime's CPU provider: the masks to hold against, and what this machine needs for one."""
+"""The samples that a graph is run on, and ONNX Runtime's CPU provider: its masks, and this machine's time for one."""
 
 import logging
 import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.preprocess import picture_to_canvas, read_picture
+from promptseg.datasets.records import Sample, Split, read_samples
+from promptseg.datasets.tokens import read_tokens
 from promptseg.hubs.base import HostLatency, HubInput, HubOutput
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
 
@@ -82,3 +86,33 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+class GraphInputs:
+    """The inputs of a split's samples, or of `limit` of them spread evenly over it; iterating decodes, nothing is held.
+
+    Raises ValueError when there is no such sample, or tokens and samples do not belong together.
+    """
+
+    def __init__(self, images: Path, samples: Path, tokens: Path, split: Split, limit: int | None) -> None:
+        everything = read_samples(samples)
+        self._tokens = read_tokens(tokens, len(everything))
+        rows = [row for row, sample in enumerate(everything) if sample.split == split]
+        if not rows:
+            raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another one for hub.split")
+        count = len(rows) if limit is None else min(limit, len(rows))
+        self._rows = [rows[index * len(rows) // count] for index in range(count)]
+        self._samples: Sequence[Sample] = everything
+        self._archives = PictureArchives(images)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[HubInput]:
+        canvas, drawn = np.zeros(0, np.float32), ""
+        for row in self._rows:
+            sample = self._samples[row]
+            if sample.image != drawn:  # the phrases of a picture come together: decode it once
+                picture = read_picture(self._archives.read(sample.image), sample.image)
+                canvas, drawn = picture_to_canvas(picture)[None].astype(np.float32), sample.image
+            yield HubInput(sample.sample_id, canvas, self._tokens[row][:, None])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.graph_border import check_border
+from promptseg.hubs.contract import check_border
 from promptseg.hubs.host import HostSession
 from promptseg.inference.answer import Decision
 

@@ -6,7 +6,6 @@ for once, whatever crashes.
 
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import islice, tee
 from pathlib import Path
 
 from promptseg.files import atomic_path, sha256_of
@@ -22,10 +21,7 @@ from promptseg.hubs.aihub.patience import patiently
 from promptseg.hubs.aihub.preflight import check_account, check_device, check_graph, check_qairt_version
 from promptseg.hubs.aihub.service import Service
 from promptseg.hubs.aihub.waiting import wait_for
-from promptseg.hubs.base import CompiledGraph, Fidelity, HubInput, HubOutput, LatencyProfile
-from promptseg.hubs.compiled import read_compiled
-from promptseg.hubs.fidelity import compare_masks
-from promptseg.hubs.host import HostSession, measure_on_host
+from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
 from promptseg.params import HubConfig
 
 BACKEND = "aihub"
@@ -36,8 +32,11 @@ _LOG = logging.getLogger(__name__)
 class AiHub:
     """A `Hub` with real devices. Nothing is asked of the service before there is something to ask."""
 
+    emulates = False
+
     def __init__(self, config: HubConfig, cache: Path) -> None:
         self._config = config
+        self.runner = config.device
         self._folder = folder_of(cache, service_address())
         self._journal = Journal(self._folder)
         self._opened: tuple[Service, Submissions] | None = None
@@ -70,7 +69,7 @@ class AiHub:
         return compiled
 
     def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
-        """Measure on the device, over `hub.aihub.max_profiler_iterations` runs; and on the host, for comparison."""
+        """Measure on the device, over `hub.aihub.max_profiler_iterations` runs."""
         manifest = read_compiled(graph, compiled, BACKEND)
         work, iterations = self._work(manifest.graph_sha256), self._config.aihub.max_profiler_iterations
         name, options = work.profile_name(iterations), work.profile_options(iterations)
@@ -82,26 +81,12 @@ class AiHub:
         job_id = submissions.job(name, lambda: _job_of(manifest), submit)
         self._wait(name, job_id, f"profiling on {work.device}", None)
         profile = patiently(lambda: service.profile(job_id))
-        host = measure_on_host(graph, self._config.cpu_latency_runs)
-        return latency_of(profile, manifest.device, manifest.binary_bytes, host, service.address(job_id))
+        return latency_of(profile, manifest.device, manifest.binary_bytes, service.address(job_id))
 
-    def infer(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+    def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
         """Yield the device's masks, in order; what was inferred before, by any run, comes from the store."""
         jobs = self._inference(read_compiled(graph, compiled, BACKEND))
-        samples = islice(inputs, self._config.samples)
-        return jobs.run(samples, self._config.aihub.chunk_mb, self._config.aihub.jobs_in_flight)
-
-    def fidelity(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Fidelity | None:
-        """Compare the device's masks (fp16) with ONNX Runtime's (fp32) on this machine; None for no samples."""
-        if self._config.emulator_samples == 0:
-            return None
-        manifest = read_compiled(graph, compiled, BACKEND)
-        here, there = tee(islice(inputs, self._config.emulator_samples))
-        jobs = self._inference(manifest)
-        outputs = jobs.run(there, self._config.aihub.chunk_mb, self._config.aihub.jobs_in_flight)
-        host = HostSession(graph)
-        pairs = ((output.pred_mask, host.run(sample)) for output, sample in zip(outputs, here, strict=True))
-        return compare_masks(manifest.device, pairs)
+        return jobs.run(inputs, self._config.aihub.chunk_mb, self._config.aihub.jobs_in_flight)
 
     def _inference(self, manifest: CompiledGraph) -> InferenceJobs:
         work = self._work(manifest.graph_sha256)

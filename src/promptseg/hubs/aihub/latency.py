@@ -5,15 +5,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from promptseg.hubs.base import HostLatency, LatencyProfile
+from promptseg.hubs.base import LatencyProfile
 
 SLOWEST = 5  # layers that are named
 _UNITS = ("NPU", "GPU", "CPU")
 
 
-def latency_of(
-    profile: Mapping[str, Any], device: str, binary_bytes: int | None, host: HostLatency, note: str
-) -> LatencyProfile:
+def latency_of(profile: Mapping[str, Any], device: str, binary_bytes: int | None, note: str) -> LatencyProfile:
     """Turn the client's profile (microseconds, bytes) into ours.
 
     The latency is the median over all runs; where the service names no runs it is the one time it gives, and the
@@ -40,7 +38,6 @@ def latency_of(
         layers_unknown=sum(count for unit, count in units.items() if unit not in _UNITS),
         slowest_layers=_slowest(layers),
         binary_mb=None if binary_bytes is None else _mb(binary_bytes),
-        host=host,
         note=note,
     )
 

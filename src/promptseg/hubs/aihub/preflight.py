@@ -13,7 +13,7 @@ from promptseg.files import read_json, write_json
 from promptseg.hubs.aihub.errors import BusyError, RefusedError, UnreachableError
 from promptseg.hubs.aihub.patience import pause
 from promptseg.hubs.aihub.service import Service
-from promptseg.hubs.graph_border import check_border
+from promptseg.hubs.contract import check_border
 
 PROBE_WAITS_S = (3.0, 6.0)  # with three probes of at most 11 s each: a server that is down is noticed in 42 s
 DEVICES_FRESH_S = 24 * 3600.0

@@ -1,34 +1,25 @@
 """The hub on this machine: Qualcomm's compiler, its performance simulator and its emulator, from onnxruntime-qnn.
 
 Where the wheel does not exist, nothing is compiled for the NPU: the manifest says so, profiles hold the host's figures
-only, masks come from ONNX Runtime as they do everywhere.
+only, and masks come from ONNX Runtime as they do everywhere.
 """
 
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from promptseg.files import atomic_path, sha256_of
-from promptseg.hubs.base import CompiledGraph, Fidelity, HubInput, HubOutput, LatencyProfile
-from promptseg.hubs.compiled import read_compiled
-from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
-from promptseg.hubs.fidelity import compare_masks
-from promptseg.hubs.graph_border import check_border
-from promptseg.hubs.host import HostSession, masks_on_host, measure_on_host
-from promptseg.hubs.local.calibration import estimate_ms
-from promptseg.hubs.local.device import npu_device
+from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, check_border, mask_of
 from promptseg.hubs.local.process import run_compiler, run_emulator
-from promptseg.hubs.local.profile import SimulatedCost, read_simulated_cost
-from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest
-from promptseg.hubs.local.tools import qnn_available, tool_versions
+from promptseg.hubs.local.profile import SimulatedCost, estimate_ms, npu_device, read_simulated_cost
+from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest, qnn_available, tool_versions
 from promptseg.hubs.local.trace import part_times_ms, read_timeline
 from promptseg.params import HubConfig
 
@@ -48,6 +39,9 @@ class LocalHub:
 
     Raises ValueError at once when the device is unknown.
     """
+
+    runner = "HTP emulator"
+    emulates = True
 
     def __init__(self, config: HubConfig) -> None:
         self._config = config
@@ -70,37 +64,22 @@ class LocalHub:
         return compiled
 
     def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
-        """Simulate on the chip (compiling once more, for the simulator's twin of it) and measure on the host."""
+        """Simulate on the chip, which compiles once more, for the simulator's twin of it."""
         manifest = self._read_manifest(graph, compiled)
         simulated = self._simulate(graph) if manifest.placed_on_npu else None
         profile = LatencyProfile(
             device=manifest.device,
             placed_on_npu=manifest.placed_on_npu,
             binary_mb=None if manifest.binary_bytes is None else _mb(manifest.binary_bytes),
-            host=measure_on_host(graph, self._config.cpu_latency_runs),
             note=manifest.note,
         )
         return profile if simulated is None else _with_simulation(profile, *simulated)
 
-    def infer(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
-        """Return masks from ONNX Runtime on the host; the emulator is too slow for more than `fidelity`'s few."""
-        self._read_manifest(graph, compiled)
-        return masks_on_host(graph, islice(inputs, self._config.samples))
-
-    def fidelity(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Fidelity | None:
-        """Compare the emulated context binary (fp16) with ONNX Runtime (fp32); None where nothing was compiled."""
-        manifest = self._read_manifest(graph, compiled)
-        if not manifest.placed_on_npu or self._config.emulator_samples == 0:
-            return None
-        host = HostSession(graph)
-        few = enumerate(islice(inputs, self._config.emulator_samples), start=1)
-        return compare_masks("HTP emulator", (self._emulate_beside(host, compiled, *sample) for sample in few))
-
-    def _emulate_beside(
-        self, host: HostSession, compiled: Path, number: int, sample: HubInput
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        _LOG.info("emulating sample %d of at most %d: %s", number, self._config.emulator_samples, sample.sample_id)
-        return self._emulate(compiled, sample), host.run(sample)
+    def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+        """Yield the masks of the context binary in the HTP emulator: about 8 s each for nano at 320 px on two cores."""
+        if not self._read_manifest(graph, compiled).placed_on_npu:
+            raise ValueError(f"{compiled}: got nothing that was compiled for the NPU, wanted a binary to emulate")
+        return (self._emulate(compiled, sample) for sample in inputs)
 
     def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, float]]:
         _LOG.info("simulating %s on %s", graph.name, self._device.name)
@@ -119,7 +98,8 @@ class LocalHub:
             _LOG.warning("the simulated figures leave out %d operations: %s", cost.ops_without_cost, names)
         return cost, parts_ms
 
-    def _emulate(self, compiled: Path, sample: HubInput) -> NDArray[np.bool_]:
+    def _emulate(self, compiled: Path, sample: HubInput) -> HubOutput:
+        _LOG.info("emulating %s", sample.sample_id)
         with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
             inputs, output = Path(scratch) / "inputs.npz", Path(scratch) / "output.npy"
             np.savez(inputs, allow_pickle=False, **_feed(sample))
@@ -127,7 +107,7 @@ class LocalHub:
             run_emulator(EmulateRequest(str(wrapper), self._chip(simulated=False), str(inputs), str(output)))
             pred_mask = np.load(output)
         PRED_MASK.check(pred_mask, sample.sample_id)
-        return mask_of(pred_mask)
+        return HubOutput(sample.sample_id, mask_of(pred_mask))
 
     def _compile_request(self, graph: Path, folder: Path, profile_csv: Path | None) -> CompileRequest:
         return CompileRequest(
