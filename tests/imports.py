@@ -1,6 +1,7 @@
 """Which of this project's files a module reaches through its imports, read from the source text."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ def file_of(module: str) -> Path | None:
     return None
 
 
+@cache
 def syntax(path: Path) -> ast.Module:
     """Return the syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"))
