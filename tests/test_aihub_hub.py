@@ -445,3 +445,12 @@ def test_a_server_that_is_down_is_noticed_in_less_than_a_minute(
             AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
     assert len(waits) == 2
     assert sum(waits) + 3 * sum(PROBE_TIMEOUT_S) < 60
+
+
+def test_a_check_asks_for_token_device_and_version_and_submits_nothing(bench: Bench, opened: Any) -> None:
+    opened().check()
+    with pytest.raises(RefusedError, match=r"hub\.device: got 'Snapdragon X Elite', wanted a device that AI Hub has"):
+        opened(device="Snapdragon X Elite").check()
+    with pytest.raises(RefusedError, match=r"hub\.aihub\.qairt_version: got '1\.0'"):
+        opened(qairt_version="1.0").check()
+    assert counts(bench) == {"compile": 0, "profile": 0, "infer": 0}

@@ -1,12 +1,8 @@
-"""From the configured name to the hub: the one place that knows every backend."""
+"""From the configured name to the hub: the one place that knows every backend; each is imported where it is asked for."""
 
 from pathlib import Path
 
-from promptseg.hubs.aihub.hub import BACKEND as AIHUB
-from promptseg.hubs.aihub.hub import AiHub
 from promptseg.hubs.base import Hub
-from promptseg.hubs.local.hub import BACKEND as LOCAL
-from promptseg.hubs.local.hub import LocalHub
 from promptseg.params import HubConfig
 
 
@@ -15,7 +11,27 @@ def open_hub(config: HubConfig, cache: Path) -> Hub:
 
     Raises ValueError when the local one does not know `config.device`; the cloud is asked for it before the first job.
     """
-    if config.backend == AIHUB:
+    if config.backend == "aihub":
+        from promptseg.hubs.aihub.hub import AiHub
+
         return AiHub(config, cache)
-    assert config.backend == LOCAL, "HubConfig admits no other backend"
+    from promptseg.hubs.local.hub import LocalHub
+
     return LocalHub(config)
+
+
+def check_hub(config: HubConfig, cache: Path) -> None:
+    """Refuse now what a hub would refuse after training: a device that it lacks and, of the cloud, token and version.
+
+    For the local compiler this reads a table, in milliseconds, and loads neither torch nor ONNX Runtime; the cloud is
+    asked. Raises ValueError (a device: with the nearest names), or what the cloud's client raises where it cannot be
+    reached.
+    """
+    if config.backend == "aihub":
+        from promptseg.hubs.aihub.hub import AiHub
+
+        AiHub(config, cache).check()
+    else:
+        from promptseg.hubs.local.profile import npu_device
+
+        npu_device(config.device)

@@ -41,6 +41,11 @@ class AiHub:
         self._journal = Journal(self._folder)
         self._opened: tuple[Service, Submissions] | None = None
 
+    def check(self) -> None:
+        """Sign in and ask for the device and the tools' version, so that nothing that needs time runs in vain."""
+        service, _ = self._open()
+        check_qairt_version(service, self._config.aihub.qairt_version)
+
     def compile(self, graph: Path, folder: Path) -> CompiledGraph:
         """Compile on the service; write the binary, whole, and the manifest with the job's id and address."""
         check_graph(graph)

@@ -9,6 +9,7 @@ and 0.25 to 1.16 times for transformers, Swin (the one with 80 operations withou
 """
 
 import csv
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +55,15 @@ DEVICES = (NpuDevice("Snapdragon X Elite CRD", htp_arch=73, soc_model=60, simula
 
 
 def npu_device(name: str) -> NpuDevice:
-    """Find a device by its name, as AI Hub spells it. Raises ValueError listing the known ones."""
+    """Find a device by its name, as AI Hub spells it. Raises ValueError naming the nearest ones."""
     for device in DEVICES:
         if device.name == name:
             return device
-    known = ", ".join(repr(device.name) for device in DEVICES)
-    raise ValueError(f"hub.device: got {name!r}, wanted one that the local compiler is set up for: {known}")
+    names = [device.name for device in DEVICES]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+    raise ValueError(
+        f"hub.device: got {name!r}, wanted one that the local compiler is set up for: {', '.join(map(repr, near))}"
+    )
 
 
 @dataclass(frozen=True)
