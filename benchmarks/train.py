@@ -24,8 +24,7 @@ from torch import nn
 from benchmarks.machine import machine
 from promptseg.checkpoints.start import BUILDERS
 from promptseg.datasets.records import read_samples
-from promptseg.datasets.tokenizer import ClipTokenizer
-from promptseg.datasets.tokens import write_tokens
+from promptseg.datasets.tokenizer import CONTEXT_LENGTH, END_OF_TEXT, ClipTokenizer, write_tokens
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, ShapesConfig, read_params
@@ -175,7 +174,7 @@ def _fed(data: GroundingData, config: FinetuneConfig, plain: bool) -> Iterator[B
 
 
 def _untrimmed(batch: Batch) -> Batch:
-    ids = torch.full((len(batch.token_ids), 77), 49407, dtype=torch.int32)
+    ids = torch.full((len(batch.token_ids), CONTEXT_LENGTH), END_OF_TEXT, dtype=torch.int32)
     ids[:, : batch.token_ids.shape[1]] = batch.token_ids
     return replace(batch, token_ids=ids)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from promptseg.datasets.predictions import write_predictions
+from promptseg.datasets.records import write_predictions
 from promptseg.files import write_json
 from promptseg.hubs.backends import open_hub
 from promptseg.hubs.base import read_compiled

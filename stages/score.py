@@ -4,8 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from promptseg.datasets.archives import PictureArchives
-from promptseg.datasets.predictions import read_predictions
-from promptseg.datasets.records import read_pictures, read_samples
+from promptseg.datasets.records import read_pictures, read_predictions, read_samples
 from promptseg.files import read_json, sha256_of, write_bytes, write_json
 from promptseg.hubs.base import CompiledGraph
 from promptseg.params import read_params

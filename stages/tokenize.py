@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from promptseg.datasets.records import read_samples
-from promptseg.datasets.tokenizer import ClipTokenizer
-from promptseg.datasets.tokens import write_tokens
+from promptseg.datasets.tokenizer import ClipTokenizer, write_tokens
 from promptseg.params import read_params
 from stages import ROOT, run_stage
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from promptseg.datasets.predictions import write_predictions
 from promptseg.datasets.preprocess import CANVAS
+from promptseg.datasets.records import write_predictions
 from promptseg.hubs.aihub.hub import AiHub
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import TEXT_INPUT

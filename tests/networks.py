@@ -5,11 +5,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from promptseg.datasets.tokenizer import END_OF_TEXT
 from promptseg.networks.xdecoder.backbone import FocalConfig
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoderConfig
 from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig
 from promptseg.networks.xdecoder.pixel_decoder import PixelDecoderConfig
-from promptseg.networks.xdecoder.text_encoder import END_OF_TEXT, TextConfig
+from promptseg.networks.xdecoder.text_encoder import TextConfig
 from promptseg.networks.xdecoder.vit_backbone import VitConfig
 
 PAPER_RULE = MaskAttention("inside", "bicubic")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.datasets.predictions import read_predictions
+from promptseg.datasets.records import read_predictions
 from promptseg.hubs.base import CompiledGraph
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_bench import Bench

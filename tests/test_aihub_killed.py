@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.datasets.predictions import read_predictions
+from promptseg.datasets.records import read_predictions
 from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench
 from tests.aihub_driver import flat_pictures

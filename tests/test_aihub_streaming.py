@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.datasets.predictions import read_predictions
+from promptseg.datasets.records import read_predictions
 from promptseg.hubs.aihub.chunks import SAMPLE_BYTES
 from tests.aihub_bench import Bench
 from tests.aihub_helpers import forget_sleep, open_bench_hub

@@ -82,7 +82,7 @@ def test_only_what_a_stage_hands_over_is_known_of_params() -> None:
         ("ftfy", {"datasets/tokenizer.py"}),
         ("requests", {"transfer/connection.py", "hubs/aihub/client.py"}),
         ("urllib3", {"transfer/connection.py"}),
-        ("tokenizers", {"datasets/tokenizer.py"}),
+        ("transformers", {"datasets/tokenizer.py"}),
         ("dvc", {"experiments/records.py"}),
         ("pycocotools", {"datasets/records.py", "sources/coco_segmentation.py"}),
     ],

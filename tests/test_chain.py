@@ -14,8 +14,7 @@ import onnx
 import pytest
 
 from promptseg.checkpoints.checkpoint import load_checkpoint
-from promptseg.datasets.predictions import read_predictions
-from promptseg.datasets.records import read_samples
+from promptseg.datasets.records import read_predictions, read_samples
 from promptseg.hubs.base import CompiledGraph
 from promptseg.hubs.contract import IMAGE_INPUT
 from promptseg.hubs.local.session import qnn_available

@@ -10,9 +10,9 @@ from trainings import few_scenes, short_training, splits
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.datasets.records import Rle, Sample, read_samples, write_records
-from promptseg.datasets.tokenizer import ClipTokenizer
+from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer
 from promptseg.networks.xdecoder.model import resize_canvas
-from promptseg.networks.xdecoder.text_encoder import END_OF_TEXT, TextConfig, TextEncoder
+from promptseg.networks.xdecoder.text_encoder import TextConfig, TextEncoder
 from promptseg.training import data as data_module
 from promptseg.training.data import Batch, GroundingData, soft_target
 from promptseg.training.views import WHOLE

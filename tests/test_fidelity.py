@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from promptseg.datasets.predictions import read_predictions, write_predictions
+from promptseg.datasets.records import read_predictions, write_predictions
 from promptseg.hubs.base import HubInput, HubOutput
 from promptseg.hubs.fidelity import compare_masks, infer
 from tests.graphs import split_picture, write_bright_graph

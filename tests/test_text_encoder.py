@@ -6,9 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptseg.datasets.tokenizer import END_OF_TEXT as TOKENIZER_END
-from promptseg.datasets.tokenizer import ClipTokenizer
-from promptseg.networks.xdecoder.text_encoder import END_OF_TEXT, QuickGelu, TextConfig, TextEncoder, first_end_of_text
+from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer
+from promptseg.networks.xdecoder.text_encoder import QuickGelu, TextConfig, TextEncoder, first_end_of_text
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +22,8 @@ def _ids(*words: int) -> torch.Tensor:
     return ids
 
 
-def test_the_end_is_the_tokenizers():
-    assert END_OF_TEXT == TOKENIZER_END
+def test_the_end_is_the_tokenizers(encoder):
+    assert encoder.end_of_text == END_OF_TEXT
 
 
 @given(st.integers(0, 76))
@@ -32,7 +31,7 @@ def test_the_first_end_is_marked(place):
     ids = _ids(*range(1, place + 1))
     expected = np.zeros(77)
     expected[place] = 1
-    assert (first_end_of_text(ids, torch.float32)[0].numpy() == expected).all()
+    assert (first_end_of_text(ids, END_OF_TEXT, torch.float32)[0].numpy() == expected).all()
 
 
 def test_what_follows_the_first_end_does_not_matter(encoder):

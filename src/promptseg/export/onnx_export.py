@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from promptseg.datasets.tokenizer import END_OF_TEXT
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask
 from promptseg.files import atomic_path
 from promptseg.hubs.base import HubInput
@@ -153,8 +154,8 @@ def _module_of(scopes: str) -> str:
 def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(IMAGE_INPUT.shape, generator=generator) * 255
-    text = torch.randint(1, 49407, TEXT_INPUT.shape, generator=generator, dtype=torch.int32)
-    text[..., 8:] = 49407
+    text = torch.randint(1, END_OF_TEXT, TEXT_INPUT.shape, generator=generator, dtype=torch.int32)
+    text[..., 8:] = END_OF_TEXT
     return image, text
 
 

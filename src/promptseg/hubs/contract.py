@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from promptseg.datasets.preprocess import CANVAS
+from promptseg.datasets.tokenizer import CONTEXT_LENGTH
 
-CONTEXT_LENGTH = 77  # CLIP's number of text tokens
 MASK_THRESHOLD = 0.5  # a pixel of `pred_mask` above it is inside
 
 

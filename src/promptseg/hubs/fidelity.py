@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from promptseg.datasets.predictions import Prediction
-from promptseg.datasets.records import Rle
+from promptseg.datasets.records import Prediction, Rle
 from promptseg.hubs.base import CompiledGraph, Hub, HubInput, HubOutput
 from promptseg.hubs.host import GraphInputs, masks_on_host
 

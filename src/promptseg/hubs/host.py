@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.preprocess import picture_to_canvas, read_picture
 from promptseg.datasets.records import Sample, Split, read_samples
-from promptseg.datasets.tokens import read_tokens
+from promptseg.datasets.tokenizer import read_tokens
 from promptseg.hubs.base import HostLatency, HubInput, HubOutput
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
 

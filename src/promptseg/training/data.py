@@ -15,10 +15,8 @@ from torch.nn import functional as F
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.datasets.records import Rle, Sample, Split, read_samples
-from promptseg.datasets.tokenizer import ClipTokenizer
-from promptseg.datasets.tokens import read_tokens
+from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer, read_tokens
 from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, resize_canvas
-from promptseg.networks.xdecoder.text_encoder import END_OF_TEXT
 from promptseg.training.views import LEAST_SHOWN, WHOLE, View, swap_sides
 
 

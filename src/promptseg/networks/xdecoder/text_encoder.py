@@ -13,13 +13,12 @@ from torch.nn import functional as F
 
 from promptseg.networks.xdecoder.layers import Attention, causal_bias
 
-END_OF_TEXT = 49407
 NORM_EPS = 1e-12  # the published text encoder's
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the text encoder."""
+    """Sizes of the text encoder; the last id of the vocabulary ends a text, and pads it."""
 
     width: int
     heads: int
@@ -66,6 +65,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, proj_dim: int) -> None:
         super().__init__()
+        self.end_of_text = config.vocab_size - 1
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
         self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.layers))
@@ -77,17 +77,17 @@ class TextEncoder(nn.Module):
         self.register_buffer("causal", causal_bias(config.context_length), persistent=False)
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Int [B, T] -> float [B, P], T at most the context's length. Every row must hold END_OF_TEXT."""
+        """Int [B, T] -> float [B, P], T at most the context's length. Every row must hold the end of text."""
         length = token_ids.shape[1]
         x = self.token_embedding(token_ids) + self.positional_embedding[:length]
         causal = self.causal[:length, :length]
         for block in self.blocks:
             x = block(x, causal)
-        end = (first_end_of_text(token_ids, x.dtype).unsqueeze(1) @ x).squeeze(1)
+        end = (first_end_of_text(token_ids, self.end_of_text, x.dtype).unsqueeze(1) @ x).squeeze(1)
         return self.final_norm(end) @ self.projection
 
 
-def first_end_of_text(token_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """One-hot float [B, T] of the first END_OF_TEXT; rows are padded with END_OF_TEXT, so its steps mark the place."""
-    ends = (token_ids == END_OF_TEXT).to(dtype)
+def first_end_of_text(token_ids: Tensor, end_of_text: int, dtype: torch.dtype) -> Tensor:
+    """One-hot float [B, T] of the first `end_of_text`; rows are padded with it, so that its steps mark the place."""
+    ends = (token_ids == end_of_text).to(dtype)
     return ends - F.pad(ends[:, :-1], (1, 0))
