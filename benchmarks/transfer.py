@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from promptseg.transfer.download import download
+from promptseg.download import download
 
 MADE_UP = hashlib.shake_256(b"promptseg").digest(1 << 20)  # repeated: no byte of it is at a round place twice
 
@@ -85,8 +85,7 @@ def main() -> None:
         serving_made_up(size, size // (arguments.cuts + 1) + 1) as address,
     ):
         began = time.perf_counter()
-        target, cache = Path(folder) / "big", Path(folder) / "cache"
-        download(address, target, sha256=digest.hexdigest(), expected_bytes=size, cache=cache)
+        download(address, Path(folder) / "big", sha256=digest.hexdigest(), expected_bytes=size)
         took_s = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sys.stdout.write(

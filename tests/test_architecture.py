@@ -80,8 +80,8 @@ def test_only_what_a_stage_hands_over_is_known_of_params() -> None:
         ("h5py", {"hubs/aihub/chunks.py"}),
         ("onnxruntime_qnn", {"hubs/local/session.py"}),
         ("ftfy", {"datasets/tokenizer.py"}),
-        ("requests", {"transfer/connection.py", "hubs/aihub/client.py"}),
-        ("urllib3", {"transfer/connection.py"}),
+        ("requests", {"download.py", "hubs/aihub/client.py"}),
+        ("urllib3", {"download.py"}),
         ("transformers", {"datasets/tokenizer.py"}),
         ("dvc", {"experiments/records.py"}),
         ("pycocotools", {"datasets/records.py", "sources/coco_segmentation.py"}),
@@ -99,9 +99,8 @@ def test_params_and_metrics_stay_light() -> None:
     assert not modules(LIBRARY / "metrics.py")
 
 
-def test_transfers_know_nothing_of_what_they_carry() -> None:
-    for path in (LIBRARY / "transfer").glob("*.py"):
-        assert all(name.partition(".")[0] in ("transfer", "files") for name in modules(path)), path
+def test_downloads_know_nothing_of_what_they_carry() -> None:
+    assert all(name.partition(".")[0] == "files" for name in modules(LIBRARY / "download.py"))
 
 
 def test_layers_below_know_nothing_of_those_above() -> None:

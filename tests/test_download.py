@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from promptseg.transfer import connection, download, patience
-from promptseg.transfer.connection import RefusedError
-from promptseg.transfer.download import download as fetch
-from promptseg.transfer.patience import StoppedError
+from benchmarks.transfer import MADE_UP, made_up_blocks, serving_made_up
+from promptseg import download
+from promptseg.download import RefusedError, StoppedError, fetch_small, first_of
+from promptseg.download import download as fetch
 from tests.fault_server import Fault, Files, serving
 from tests.imports import ROOT
 
@@ -31,7 +31,7 @@ HALF = len(CONTENT) // 2
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(download, "RETRY", download.RETRY.new(backoff_factor=0.0, backoff_jitter=0.001))
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def get(
     size: int | None = len(CONTENT),
     stop: threading.Event | None = None,
 ) -> bytes:
-    target, cache = folder / "out" / "a.zip", folder / "cache"
-    got = fetch(files.address + NAME, target, sha256=sha256, expected_bytes=size, cache=cache, stop=stop)
+    target = folder / "a.zip"
+    got = fetch(files.address + NAME, target, sha256=sha256, expected_bytes=size, stop=stop)
     content = target.read_bytes()
     assert got == hashlib.sha256(content).hexdigest()
-    assert [path.name for path in (folder / "cache" / "partial").iterdir() if path.suffix != ".lock"] == []
+    assert {path.name for path in folder.iterdir()} == {"a.zip", "a.zip.lock", "a.zip.origin.json"}
     return content
 
 
@@ -62,8 +62,8 @@ def asked(files: Files) -> list[str | None]:
 
 def kept(folder: Path) -> int:
     """Bytes of a partial file that wait for the next run; and nothing lies where the whole should."""
-    assert not (folder / "out").exists() or not list((folder / "out").iterdir())
-    return sum(path.stat().st_size for path in (folder / "cache" / "partial").glob("?" * 64))
+    assert not (folder / "a.zip").exists()
+    return sum(path.stat().st_size for path in folder.glob("a.zip.partial"))
 
 
 def test_one_request_is_enough(files: Files, tmp_path: Path) -> None:
@@ -113,15 +113,15 @@ def test_a_sum_that_nobody_publishes_is_logged(files: Files, tmp_path: Path, cap
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_server_in_trouble_is_asked_again(files: Files, tmp_path: Path, status: int) -> None:
-    files.faults = [Fault(status=status)] * (patience.TRIES - 1)
+    files.faults = [Fault(status=status)] * (download.TRIES - 1)
     assert get(files, tmp_path) == CONTENT
 
 
 def test_a_server_that_stays_in_trouble_is_given_up(files: Files, tmp_path: Path) -> None:
     files.always = Fault(status=500)
-    with pytest.raises(ValueError, match=r"the server answers 500 .*, 6 times in a row; try again later"):
+    with pytest.raises(ValueError, match=r"the server answers 500 .*6 times in a row"):
         get(files, tmp_path)
-    assert len(files.requests) == patience.TRIES
+    assert len(files.requests) == download.TRIES
 
 
 def test_progress_renews_the_patience(files: Files, tmp_path: Path) -> None:
@@ -152,28 +152,29 @@ class Waits(threading.Event):
 
 
 def test_waits_grow_and_are_spread(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 1.0)
+    monkeypatch.undo()
     stop = Waits()
     files.faults = [Fault(status=500)] * 5
     assert get(files, tmp_path, stop=stop) == CONTENT
-    shares = [seconds / 2**n for n, seconds in enumerate(stop.seconds)]
-    assert all(0.5 <= share <= 1 for share in shares)
-    assert len(set(shares)) == 5
+    assert stop.seconds[0] == 0
+    jitters = [seconds - 2**n for n, seconds in enumerate(stop.seconds[1:], start=1)]
+    assert all(0 <= jitter <= 1 for jitter in jitters)
+    assert len(set(jitters)) == 4
 
 
 def test_retry_after_is_honoured_in_seconds_and_as_a_date(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 1.0)
+    monkeypatch.undo()
     stop = Waits()
-    dated = formatdate(connection.datetime.now(connection.UTC).timestamp() + 300, usegmt=True)
+    dated = formatdate(time.time() + 300, usegmt=True)
     texts = ["7", dated, "Wed, 01 Jan 2020 00:00:00 GMT", "soon"]
     files.faults = [Fault(status=503, headers={"Retry-After": text}) for text in texts]
     assert get(files, tmp_path, stop=stop) == CONTENT
     assert stop.seconds[0] == 7
     assert 200 < stop.seconds[1] <= 300
     assert stop.seconds[2] == 0
-    assert 4 <= stop.seconds[3] <= 8
+    assert 8 <= stop.seconds[3] <= 9
 
 
 def test_a_server_that_asks_for_too_much_time_is_given_up(files: Files, tmp_path: Path) -> None:
@@ -197,9 +198,8 @@ def test_a_killed_run_is_taken_up(files: Files, tmp_path: Path, ranges: bool) ->
 FETCH = """
 import sys
 from pathlib import Path
-from promptseg.transfer.download import download
-address, sha256, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-download(address, folder / "out" / "a.zip", sha256=sha256, expected_bytes=None, cache=folder / "cache")
+from promptseg.download import download
+download(sys.argv[1], Path(sys.argv[3]) / "a.zip", sha256=sys.argv[2], expected_bytes=None)
 """
 
 
@@ -207,7 +207,7 @@ def test_after_kill_9_nothing_that_came_is_fetched_again(files: Files, tmp_path:
     files.faults = [Fault(cut_at=HALF, trickle_s=3600)]
     command = [sys.executable, "-c", FETCH, files.address + NAME, SHA256, str(tmp_path)]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, stderr=subprocess.PIPE) as run:
-        partial = tmp_path / "cache" / "partial" / SHA256
+        partial = tmp_path / "a.zip.partial"
         while not partial.exists() or partial.stat().st_size <= HALF:
             assert run.poll() is None
             time.sleep(0.01)
@@ -224,9 +224,7 @@ def test_a_whole_partial_file_needs_no_request(files: Files, tmp_path: Path) -> 
 
 
 def leave(folder: Path, content: bytes) -> None:
-    partial = folder / "cache" / "partial" / SHA256
-    partial.parent.mkdir(parents=True)
-    partial.write_bytes(content)
+    (folder / "a.zip.partial").write_bytes(content)
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
@@ -274,7 +272,7 @@ def test_an_offer_of_another_size_is_refused_before_a_byte(files: Files, tmp_pat
 def test_a_wrong_length_ends_in_the_right_bytes_or_an_error(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, size: int | None
 ) -> None:
-    monkeypatch.setattr(connection, "SILENCE_S", 0.2)  # this server promises more and leaves the line open
+    monkeypatch.setattr(download, "SILENCE_S", 0.2)  # this server promises more and leaves the line open
     files.faults = [fault]
     try:
         got = get(files, tmp_path, size=size)
@@ -334,30 +332,28 @@ def test_an_encoding_that_was_not_asked_for_is_refused(files: Files, tmp_path: P
 
 
 def test_a_trickle_is_as_good_as_silence(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "TRICKLE_S", 0.02)
+    monkeypatch.setattr(download, "TRICKLE_S", 0.02)
     files.faults = [Fault(trickle_s=0.005)]
     assert get(files, tmp_path) == CONTENT
     assert asked(files)[1] not in (None, "bytes=0-")  # what trickled in was kept
 
 
 def test_silence_is_not_waited_out(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "SILENCE_S", 0.05)
+    monkeypatch.setattr(download, "SILENCE_S", 0.05)
     files.faults = [Fault(trickle_s=3600)]
     assert get(files, tmp_path) == CONTENT
     assert asked(files) == [None, "bytes=1-"]
 
 
 def test_a_server_that_is_not_there_is_given_up(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"not reached, or broken off .*, 6 times in a row"):
+    with pytest.raises(ValueError, match=r"not reached, .*6 times in a row"):
         get(Files({}, address="http://127.0.0.1:9"), tmp_path)
 
 
 @pytest.mark.parametrize("address", ["gopher://x", "http://", "nothing"])
 def test_what_is_no_address_is_refused_at_once(tmp_path: Path, address: str) -> None:
     with pytest.raises(ValueError, match="not an address that can be read"):
-        fetch(address, tmp_path / "a", sha256=None, expected_bytes=None, cache=tmp_path)
-    with pytest.raises(ValueError, match="got no address to fetch it from"):
-        fetch([], tmp_path / "a", sha256=None, expected_bytes=None, cache=tmp_path)
+        fetch(address, tmp_path / "a", sha256=None, expected_bytes=None)
 
 
 def test_addresses_are_tried_in_order_and_share_what_came(files: Files, tmp_path: Path) -> None:
@@ -368,20 +364,15 @@ def test_addresses_are_tried_in_order_and_share_what_came(files: Files, tmp_path
         addresses = [files.address + "/none.zip", files.address + NAME, third.address + NAME, fourth.address + NAME]
         files.faults.insert(0, Fault(status=404))
         target = tmp_path / "a.zip"
-        fetch(addresses, target, sha256=SHA256, expected_bytes=len(CONTENT), cache=tmp_path / "cache")
+        first_of(addresses, lambda address: fetch(address, target, sha256=SHA256, expected_bytes=len(CONTENT)))
         assert target.read_bytes() == CONTENT
         assert asked(third) == asked(fourth) == [f"bytes={HALF}-"]
 
 
 def test_when_no_address_gives_it_each_says_why(files: Files, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none of 2 addresses .*one.zip: .* 404 .*two.zip: .* 404"):
-        fetch(
-            [files.address + "/one.zip", files.address + "/two.zip"],
-            tmp_path / "a.zip",
-            sha256=SHA256,
-            expected_bytes=None,
-            cache=tmp_path / "cache",
-        )
+    addresses = [files.address + "/one.zip", files.address + "/two.zip"]
+    with pytest.raises(ValueError, match=r"none of 2 mirrors .*one.zip: .* 404 .*two.zip: .* 404"):
+        first_of(addresses, lambda address: fetch(address, tmp_path / "a", sha256=SHA256, expected_bytes=None))
 
 
 def test_room_is_looked_for_before_a_byte_is_written(
@@ -390,7 +381,7 @@ def test_room_is_looked_for_before_a_byte_is_written(
     leave(tmp_path, CONTENT[:HALF])
     usage = type("Usage", (), {"free": HALF - 1})
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"got 127,999 free bytes, wanted 128,000 for a.zip; make room"):
+    with pytest.raises(OSError, match=r"got 127,999 free bytes, wanted 128,000 for a.zip; make room"):
         get(files, tmp_path)
     assert kept(tmp_path) == HALF
     usage.free = HALF
@@ -404,7 +395,7 @@ def test_a_disk_that_fills_keeps_what_came(files: Files, tmp_path: Path, monkeyp
 
     with monkeypatch.context() as full:
         full.setattr(download, "tqdm", FullAfterABlock)
-        with pytest.raises(OSError, match=r"make room and run again; what came is kept: '.*partial/"):
+        with pytest.raises(OSError, match=r"make room and run again; what came is kept: '.*partial'"):
             get(files, tmp_path)
     assert 0 < kept(tmp_path) < len(CONTENT) + 1
     assert get(files, tmp_path) == CONTENT
@@ -425,19 +416,69 @@ def test_two_runs_at_once_fetch_it_once(files: Files, tmp_path: Path) -> None:
         run.start()
     for run in runs:
         run.join()
-    assert (tmp_path / "out" / "a.zip").read_bytes() == CONTENT
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert asked(files) == [None, f"bytes={HALF}-"]
 
 
-def test_another_disk_is_reached_by_a_copy(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other_disk = tmp_path / "cache"
-    replace = os.replace
+def test_a_small_file_is_retried_until_all_came() -> None:
+    with serving(Files({"/a": b"abc"}, [Fault(cut_at=2), Fault(status=500), Fault(cut_at=0)])) as server:
+        assert fetch_small(server.address + "/a", threading.Event()) == b"abc"
+        assert len(server.requests) == 4
 
-    def across(source: Path, target: Path) -> Path:
-        if Path(source).is_relative_to(other_disk) and not Path(target).is_relative_to(other_disk):
-            raise OSError(18, "Invalid cross-device link")
-        replace(source, target)
-        return target
 
-    monkeypatch.setattr(Path, "replace", across)
-    assert get(files, tmp_path) == CONTENT
+def test_a_small_file_that_is_not_there_is_told_from_the_rest() -> None:
+    with serving(Files({})) as server, pytest.raises(RefusedError) as caught:
+        fetch_small(server.address + "/a", threading.Event())
+    assert caught.value.status == 404
+
+
+def test_a_large_file_is_no_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SMALL_BYTES", 10)
+    with serving(Files({"/a": b"x" * 11})) as server, pytest.raises(RefusedError, match="got more than 10 bytes"):
+        fetch_small(server.address + "/a", threading.Event())
+
+
+def test_once_stopped_a_small_file_is_waited_for_no_longer() -> None:
+    stop = threading.Event()
+    stop.set()
+    with serving(Files({}, always=Fault(status=500))) as server, pytest.raises(StoppedError):
+        fetch_small(server.address + "/a", stop)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from promptseg.download import download
+address, sha256, size, folder = sys.argv[1:]
+download(address, Path(folder) / "big", sha256=sha256, expected_bytes=int(size))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_bytes(size: int, folder: Path) -> int:
+    """Fetch `size` made-up bytes in a fresh process; return its peak resident memory."""
+    digest = hashlib.sha256()
+    for block in made_up_blocks(0, size):
+        digest.update(block)
+    with serving_made_up(size, cut_every=size // 3) as address:
+        command = [sys.executable, "-c", MEASURED, address, digest.hexdigest(), str(size), str(folder)]
+        environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "big").stat().st_size == size
+    return int(done.stdout)
+
+
+def test_a_made_up_stream_is_the_same_from_any_byte_on() -> None:
+    whole = b"".join(made_up_blocks(0, 3 * len(MADE_UP) + 5))
+    for start in (1, len(MADE_UP) - 1, len(MADE_UP), 2 * len(MADE_UP) + 7):
+        assert b"".join(made_up_blocks(start, len(whole))) == whole[start:]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """64 MiB more of a file, cut and taken up twice on the way, cost under a quarter of that in memory."""
+    more = 64 << 20
+    small = peak_bytes(1 << 20, tmp_path / "small")
+    large = peak_bytes((1 << 20) + more, tmp_path / "large")
+    assert large - small < more // 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from promptseg.checkpoints.weights_file import weights_file
+from promptseg.checkpoints.start import weights_file
 
 
 @pytest.fixture

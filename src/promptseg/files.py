@@ -3,13 +3,18 @@
 import errno
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -32,6 +37,25 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in DISK_FULL and error.filename is None:
             raise OSError(error.errno, f"{error.strerror}: make room and run again", str(target)) from error
         raise
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`; while another process holds it, wait, with the message `busy` in the log.
+
+    It is released even when this process is killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.warning("%s", busy)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

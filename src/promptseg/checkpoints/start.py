@@ -1,15 +1,17 @@
 """Where training starts: from nothing, or from a checkpoint, ours or a published one, that must fit params.yaml."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import torch
 
 from promptseg.checkpoints.checkpoint import load_checkpoint
 from promptseg.checkpoints.published import SUFFIXES, load_published
-from promptseg.checkpoints.weights_file import weights_file
+from promptseg.download import download
 from promptseg.files import sha256_of
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, focal_t, nano, vit_b
@@ -51,6 +53,26 @@ def starting_point(model: str, config: FinetuneConfig, downloads: Path) -> Start
     network, keys = load(path, model, wanted)
     sha256 = sha256_of(path)
     return Start(network, sha256, {"init": config.init, "kind": kind, "sha256": sha256, **keys})
+
+
+def weights_file(init: str, downloads: Path) -> Path:
+    """Return the path of the weights; an address is downloaded below `downloads`, with the JSON of a .safetensors.
+
+    A file that was downloaded before is used again where its bytes still have the sha256 that was recorded then. Raises
+    ValueError when the address gives no file, OSError when the disk is full.
+    """
+    if not init.startswith(("http://", "https://")):
+        return Path(init)
+    parts = urlsplit(init)
+    name = PurePosixPath(unquote(parts.path)).name
+    if not name:
+        raise ValueError(f"finetune.init: got {init}, wanted the address of a file")
+    target = downloads / hashlib.sha256(init.encode()).hexdigest()[:16] / name
+    if name.endswith(".safetensors"):
+        beside = parts._replace(path=parts.path.removesuffix(".safetensors") + ".json").geturl()
+        download(beside, target.with_suffix(".json"), sha256=None, expected_bytes=None)
+    download(init, target, sha256=None, expected_bytes=None)
+    return target
 
 
 _Load = Callable[[Path, str, XDecoderConfig], tuple[XDecoder, dict[str, Any]]]

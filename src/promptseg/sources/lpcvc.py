@@ -17,8 +17,7 @@ from promptseg.datasets.records import SPLITS, Split
 from promptseg.params import LpcvcConfig
 from promptseg.sources.coco import CocoAnnotation, CocoTables, parse_instances
 from promptseg.sources.mirrors import Mirror, is_address, obtain_all, places, resolve_folder
-from promptseg.sources.picture_stores import ArchiveStore, FolderStore, PictureStore
-from promptseg.sources.repack import Annotated, Phrases, repack
+from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Phrases, PictureStore, repack
 
 ANNOTATIONS = "annotations/instances_default.json"
 PICTURES = "images/default/"
@@ -41,7 +40,7 @@ def build_lpcvc(config: LpcvcConfig, mirror: Mirror, cache: Path, images: Path, 
 @contextmanager
 def _store(config: LpcvcConfig, mirror: Mirror, cache: Path) -> Iterator[PictureStore]:
     if (folder := _unpacked(config, mirror)) is not None:
-        yield FolderStore(folder)
+        yield FileStore.of_folder(folder)
         return
     (path,) = obtain_all([config.source], mirror, cache)
     with open_archive(path) as archive:

@@ -1,29 +1,34 @@
-"""Where a data set's archives come from: their public address, mirrors' addresses, or folders here; verified.
+"""Where a data set's files come from: their public address, mirrors' addresses, or folders here; verified.
 
 A mirror is a folder, or an http(s) address, laid out alike: `mirror/path` stands for a source's `url`. It may be a
 smaller copy, and then says so itself: `SHA256SUMS` at its root (lines of "<sha256>  <path>") replaces configured sums.
 """
 
 import hashlib
+import io
 import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import quote
 
-from promptseg.files import sha256_of
-from promptseg.params import Source
-from promptseg.transfer.connection import RefusedError
-from promptseg.transfer.download import download
-from promptseg.transfer.patience import StoppedError
-from promptseg.transfer.small import fetch_small
+from PIL import Image
+from tqdm import tqdm
+
+from promptseg.datasets.archives import checked_member_name
+from promptseg.datasets.preprocess import DAMAGED_PICTURE
+from promptseg.download import RefusedError, StoppedError, check_room, download, fetch_small, first_of
+from promptseg.files import locked, sha256_of, write_bytes
+from promptseg.params import SinglePictures, Source
 
 SUMS_FILE = "SHA256SUMS"
+USUAL_BYTES = 170_000  # of a picture of COCO train2014: 13.5 GB for 82,783 of them
 SHA256 = re.compile(r"[0-9a-f]{64}")
 Mirror = str | tuple[str, ...] | None
 
@@ -70,24 +75,41 @@ def obtain(source: Source, mirror: Mirror, cache: Path, stop: threading.Event) -
     return first_of(places(mirror), lambda place: _from_place(source, place, cache, stop))
 
 
+def obtain_pictures(names: Iterable[str], config: SinglePictures, mirror: Mirror, cache: Path) -> dict[str, Path]:
+    """Return where each picture of `names` lies: in a mirror's folder, or in `cache`, fetched side by side.
+
+    What one address gave is kept apart from what another gave. No checksum is published for single pictures: each is
+    decoded whole before it counts. Raises ValueError when one is not given, no picture or damaged, or when a name leads
+    out of the folder, OSError when there is no room.
+    """
+    wanted = [checked_member_name(name, Path(config.path)) for name in sorted(names)]
+    tried, path = ((config.url,), "") if mirror is None else (places(mirror), config.path)
+    folders = {}
+    for place in tried:
+        with suppress(ValueError):  # a mirror that is not here: said where a picture is looked for
+            folders[place] = _pictures_folder(place, path, cache)
+    stop = threading.Event()
+    with locked(cache / "pictures.lock", f"another run is fetching pictures of {config.path}; waiting for it"):
+        missing = sum(not any((folder / name).is_file() for folder in folders.values()) for name in wanted)
+        if missing:
+            check_room(cache, missing * USUAL_BYTES, f"{missing:,} pictures")
+        with tqdm(total=len(wanted), desc="fetching pictures", unit="picture") as progress:
+
+            def take(name: str) -> Path:
+                picture = first_of(tried, lambda place: _picture(place, path, name, cache, stop))
+                progress.update()
+                return picture
+
+            pictures = side_by_side([partial(take, name) for name in wanted], stop, config.at_once)
+    for place, folder in folders.items():
+        used = sum(picture.is_relative_to(folder) for picture in pictures)
+        _log.info("%s: %d of %d pictures, in %s", place, used, len(wanted), folder)
+    return dict(zip(wanted, pictures, strict=True))
+
+
 def places(mirror: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return the mirrors in the order in which they are tried."""
     return (mirror,) if isinstance(mirror, str) else mirror
-
-
-def first_of(tried: Sequence[str], take: Callable[[str], _T]) -> _T:
-    """Return what `take` makes of the first place where it raises no ValueError; else raise one that names them all."""
-    failures: list[ValueError] = []
-    for place in tried:
-        try:
-            return take(place)
-        except ValueError as error:
-            failures.append(error)
-            if len(failures) < len(tried):
-                _log.warning("%s; trying the next mirror", error)
-    if len(failures) == 1:
-        raise failures[0]
-    raise ValueError(f"none of {len(tried)} mirrors gives what is wanted: {'; '.join(map(str, failures))}")
 
 
 def resolve_folder(mirror: str) -> Path:
@@ -131,7 +153,7 @@ def _cached(
 ) -> Path:
     key = sha256 or hashlib.sha256(address.encode()).hexdigest()
     target = cache / f"{key[:16]}-{PurePosixPath(path).name}"
-    download(address, target, sha256=sha256, expected_bytes=expected_bytes, cache=cache, stop=stop)
+    download(address, target, sha256=sha256, expected_bytes=expected_bytes, stop=stop)
     return target
 
 
@@ -169,3 +191,33 @@ def _parse_sums(text: str, origin: str) -> dict[str, str]:
             raise ValueError(f"{origin}:{number}: got {line!r}, wanted '<sha256>  <path>'; write it with `sha256sum`")
         sums[path.lstrip(" *").removeprefix("./")] = sha256
     return sums
+
+
+def _pictures_folder(place: str, path: str, cache: Path) -> Path:
+    """Return the folder of a place's pictures: its own, or the part of the cache that keeps what its address gave."""
+    if is_address(place):
+        return cache / "pictures" / hashlib.sha256(f"{place.rstrip('/')}/{path}".encode()).hexdigest()[:16]
+    return resolve_folder(place) / path
+
+
+def _picture(place: str, path: str, name: str, cache: Path, stop: threading.Event) -> Path:
+    """Return where a picture lies, after decoding it; what an address gave before is taken as it is."""
+    target = _pictures_folder(place, path, cache) / name
+    if not is_address(place):
+        if not target.is_file():
+            raise ValueError(f"{target.parent}: this mirror has no {name!r}; add it, or set `pictures` to archive")
+        _check_picture(target.read_bytes(), str(target))
+    elif not target.is_file():
+        address = "/".join(filter(None, (place.rstrip("/"), quote(path), quote(name))))
+        content = fetch_small(address, stop)
+        _check_picture(content, address)
+        write_bytes(target, content)
+    return target
+
+
+def _check_picture(content: bytes, origin: str) -> None:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+    except DAMAGED_PICTURE as error:
+        raise ValueError(f"{origin}: got no picture, or a damaged one ({error}); try again, or set `mirror`") from error

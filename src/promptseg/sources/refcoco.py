@@ -11,11 +11,9 @@ from promptseg.datasets.records import SPLITS, Split
 from promptseg.params import ReferConfig
 from promptseg.sources.class_prompts import class_prompts
 from promptseg.sources.coco import CocoTables, parse_instances
-from promptseg.sources.mirrors import Mirror, obtain_all
-from promptseg.sources.picture_stores import ArchiveStore, FolderStore, PictureStore
+from promptseg.sources.mirrors import Mirror, obtain_all, obtain_pictures
 from promptseg.sources.refer import Ref, read_instances, read_refs
-from promptseg.sources.repack import Annotated, Phrases, repack
-from promptseg.sources.single_pictures import obtain_pictures
+from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Phrases, PictureStore, repack
 
 FOLDER = "train2014"  # in COCO's archive
 COCO_TABLES = "annotations/instances_train2014.json"  # in COCO's archive of annotations
@@ -71,7 +69,8 @@ def _store(
     config: ReferConfig, annotated: list[Annotated], archive_path: Path | None, mirror: Mirror, cache: Path
 ) -> Iterator[PictureStore]:
     if archive_path is None:
-        yield FolderStore(obtain_pictures({one.file_name for one in annotated}, config.single, mirror, cache))
+        names = {one.file_name for one in annotated}
+        yield FileStore(config.single.path, obtain_pictures(names, config.single, mirror, cache))
         return
     with open_archive(archive_path) as archive:
         yield ArchiveStore(archive, f"{FOLDER}/")

@@ -1,26 +1,85 @@
 """From annotated pictures, wherever they lie, to this project's records: all checked, then all written."""
 
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from promptseg.datasets.archives import DAMAGED_ARCHIVE, write_archive
+from promptseg.datasets.archives import DAMAGED_ARCHIVE, read_member, write_archive
 from promptseg.datasets.preprocess import DAMAGED_PICTURE
 from promptseg.datasets.records import PhraseKind, Picture, Rle, Sample, Split, write_records
 from promptseg.files import atomic_path
 from promptseg.sources.coco import CocoAnnotation, CocoImage
 from promptseg.sources.coco_segmentation import segmentation_to_rle
-from promptseg.sources.picture_stores import PictureStore
 
 PICTURES_PER_ARCHIVE = 2000
 KEYWORD_WORDS = 2  # at most: "red car"
 SHORT_WORDS = 5  # at most: "man in a blue shirt"
+
+
+class PictureStore(Protocol):
+    """Pictures by their names; `where` names the place in messages."""
+
+    where: str
+    names: frozenset[str]
+
+    def open(self, name: str) -> BinaryIO:
+        """Open one of `names` for reading; `archives.DAMAGED_ARCHIVE` is raised where its bytes are damaged."""
+
+    def read(self, name: str) -> bytes:
+        """Return all of one of `names`. Raises ValueError where it is damaged."""
+
+
+class ArchiveStore:
+    """The members of a zip archive below `prefix`."""
+
+    def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
+        self.where = f"{archive.filename}"
+        self._archive = archive
+        self._prefix = prefix
+        members = (name for name in archive.namelist() if name.startswith(prefix) and not name.endswith("/"))
+        self.names = frozenset(name.removeprefix(prefix) for name in members)
+
+    def open(self, name: str) -> BinaryIO:
+        """See PictureStore."""
+        return cast(BinaryIO, self._archive.open(self._prefix + name))
+
+    def read(self, name: str) -> bytes:
+        """See PictureStore."""
+        return read_member(self._archive, self._prefix + name)
+
+
+class FileStore:
+    """Files, each at its path by its name."""
+
+    def __init__(self, where: str, paths: Mapping[str, Path]) -> None:
+        self.where = where
+        self._paths = paths
+        self.names = frozenset(paths)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "FileStore":
+        """Return the store of all files below `folder`, named as they lie there."""
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        return cls(str(folder), {path.relative_to(folder).as_posix(): path for path in paths})
+
+    def open(self, name: str) -> BinaryIO:
+        """See PictureStore."""
+        return self._paths[name].open("rb")
+
+    def read(self, name: str) -> bytes:
+        """See PictureStore."""
+        try:
+            return self._paths[name].read_bytes()
+        except OSError as error:
+            raise ValueError(f"{self._paths[name]}: cannot be read ({error}); replace the file") from error
 
 
 @dataclass(frozen=True)
