@@ -8,10 +8,9 @@ from promptseg.datasets.records import read_pictures, read_predictions, read_sam
 from promptseg.files import read_json, sha256_of, write_bytes, write_json
 from promptseg.hubs.base import CompiledGraph
 from promptseg.params import read_params
-from promptseg.report.build import Shown, build_report
-from promptseg.report.details import provenance
-from promptseg.report.page import write_report
-from promptseg.scoring import score, tradeoff_row, write_rows, write_tradeoff
+from promptseg.report.gallery import Shown
+from promptseg.report.page import build_report, provenance, render_report
+from promptseg.scoring import score, tradeoff_table, write_table
 from stages import ROOT, run_stage
 
 INPUTS = (
@@ -35,10 +34,10 @@ def score_stage(**paths: Path) -> None:
         scores, shown, {**records, "provenance": origin}, paths["curve"], params.score.gallery, params.score.seed
     )
     write_json(paths["score"], scores.summary)
-    write_rows(paths["rows"], scores.rows)
-    write_tradeoff(paths["tradeoff"], tradeoff_row(params.res, scores.summary, records["latency"]))
+    write_table(paths["rows"], scores.rows)
+    write_table(paths["tradeoff"], tradeoff_table(params.res, scores.summary, records["latency"]))
     write_bytes(paths["gallery"], sheet)
-    write_report(paths["report"], page)
+    write_bytes(paths["report"], render_report(page).encode("utf-8"))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tests.imports import LIBRARY, ROOT, imported_modules, library_files, stage_
 
 STANDARD = sys.stdlib_module_names
 PARAMS, COMMANDS = LIBRARY / "params", LIBRARY / "commands"
+TABLES = {"report/charts.py", "report/gallery.py", "experiments/records.py", "experiments/sweep.py"}
 PRINTS = COMMANDS / "console.py"  # a command's purpose is to tell; all of them tell it through here
 
 
@@ -72,7 +73,8 @@ def test_only_what_a_stage_hands_over_is_known_of_params() -> None:
     [
         ("yaml", {"params/__init__.py"}),
         ("pydantic", {"params/__init__.py", "params/sections.py", "params/datasets.py"}),
-        ("matplotlib", {"report/curves.py", "report/gallery.py", "experiments/sweep.py"}),
+        ("matplotlib", {"report/charts.py", "report/gallery.py", "experiments/sweep.py"}),
+        ("pandas", {*TABLES, "commands/recommend.py", "scoring.py"}),
         ("jinja2", {"report/page.py"}),
         ("qai_hub", {"hubs/aihub/client.py"}),
         ("botocore", {"hubs/aihub/client.py"}),

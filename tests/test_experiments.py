@@ -1,16 +1,29 @@
-"""DVC's records as points; what changed between two states; the command lines over them."""
+"""DVC's records as points, the front of those that none beats, a sweep's picture, and the command lines over them."""
 
+import math
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from promptseg.commands import grid, recommend
-from promptseg.experiments.changes import changes_between
-from promptseg.experiments.records import State, comparable_points
-from promptseg.report.page import CHANGES, insert_changes
+from promptseg.commands import grid, recommend, report, sweep_plot
+from promptseg.experiments.records import (
+    POINT,
+    best_under,
+    comparable_points,
+    fastest_above,
+    pareto_front,
+    read_experiments,
+)
+from promptseg.experiments.sweep import draw_sweep
+from promptseg.report.page import COMMIT
 from tests.imports import ROOT
 
 
@@ -36,35 +49,42 @@ def row(name: str | None, res: int, ms: float | None, miou: float | str | None, 
     return {**fields, **changes}
 
 
-ROWS = [
-    row(None, 320, 6.8, 0.50),
-    row(None, 320, 6.8, 0.50, rev="main"),
-    row("res320", 320, 6.8, 0.50),
-    row("res192", 192, 4.5, 0.46),
-    row("res512", 512, 12.8, 0.47),
-    row("queued", 590, None, None),
-    row("broken", 590, 15.0, "!"),
-    row("few", 256, 5.0, 0.9, phrases=60.0),
-]
+ROWS = pd.DataFrame(
+    [
+        row(None, 320, 6.8, 0.50),
+        row(None, 320, 6.8, 0.50, rev="main"),
+        row("res320", 320, 6.8, 0.50),
+        row("res192", 192, 4.5, 0.46),
+        row("res512", 512, 12.8, 0.47),
+        row("queued", 590, None, None),
+        row("broken", 590, 15.0, "!"),
+        row("few", 256, 5.0, 0.9, phrases=60.0),
+    ]
+)
+
+
+def points_of(rows: list[dict[str, Any]] | pd.DataFrame, source: str | None = None) -> pd.DataFrame:
+    return comparable_points(pd.DataFrame(rows), source).points
 
 
 def test_points_are_those_that_were_asked_the_same_once_each_under_their_own_name() -> None:
     found = comparable_points(ROWS)
-    assert [(point.name, point.res, point.can_be_applied) for point in found.points] == [
-        ("res192", 192, True),
-        ("res320", 320, True),
-        ("res512", 512, True),
+    assert found.points[["name", "res", "can_be_applied"]].values.tolist() == [
+        ["res192", 192, True],
+        ["res320", 320, True],
+        ["res512", 512, True],
     ]
+    assert tuple(found.points) == POINT
     assert found.same == {"data": "shapes", "hub.split": "val", "phrases": 480.0, "hub.device": "X"}
-    assert found.left_out == 3
+    assert (found.left_out, found.broken) == (3, {})
 
 
 def test_a_device_counts_where_as_many_have_one() -> None:
     rows = [row("a", 192, 4.5, 0.4, latency_ms_device=9.0), row("b", 320, 6.8, 0.5, latency_ms_device=20.0)]
-    assert [point.latency_ms for point in comparable_points(rows).points] == [9.0, 20.0]
-    assert comparable_points(rows).points[0].latency_source == "device"
+    assert list(points_of(rows)["latency_ms"]) == [9.0, 20.0]
+    assert set(points_of(rows)["latency_source"]) == {"device"}
     rows.append(row("c", 512, 12.0, 0.6))
-    assert {point.latency_source for point in comparable_points(rows).points} == {"estimated"}
+    assert set(points_of(rows)["latency_source"]) == {"estimated"}
 
 
 def cloud(name: str | None, res: int, ms: float, miou: float, **changes: Any) -> dict[str, Any]:
@@ -80,41 +100,42 @@ def test_measured_and_estimated_are_never_compared_with_each_other(measured: int
     """Not by this machine's clock either, which all of them have: it says nothing about the NPU."""
     rows = [cloud(f"m{number}", 192 + number, 9.0 + number, 0.4) for number in range(measured)]
     rows += [row(f"e{number}", 192 + number, 4.0 + number, 0.4) for number in range(estimated)]
-    found = comparable_points(rows)
-    assert {point.latency_source for point in found.points} == {source}
+    found = comparable_points(pd.DataFrame(rows))
+    assert set(found.points["latency_source"]) == {source}
     assert len(found.points) == (measured if source == "device" else estimated)
     other = {"device": "estimated", "estimated": "device"}[source]
     assert found.other_kinds == ({other: measured + estimated - len(found.points)} if measured else {})
     assert found.left_out == 0
     for kind, count in (("device", measured), ("estimated", estimated)):
         if count:
-            assert {point.latency_source for point in comparable_points(rows, kind).points} == {kind}
+            assert set(points_of(rows, kind)["latency_source"]) == {kind}
 
 
 def test_figures_that_are_shown_under_several_names_have_one_voice() -> None:
     """The workspace and its commit repeat an experiment: three rows measured, and yet one point against two."""
     rows = [cloud(None, 320, 9.0, 0.5), cloud(None, 320, 9.0, 0.5, rev="main"), cloud("m", 320, 9.0, 0.5)]
     rows += [row("a", 192, 4.5, 0.4), row("b", 320, 6.8, 0.5)]
-    found = comparable_points(rows)
-    assert [point.name for point in found.points] == ["a", "b"]
+    found = comparable_points(pd.DataFrame(rows))
+    assert list(found.points["name"]) == ["a", "b"]
     assert found.other_kinds == {"device": 3}
 
 
 def test_without_any_figure_of_the_npu_the_host_counts() -> None:
     rows = [row("a", 192, None, 0.4), row("b", 320, None, 0.5)]
-    assert {point.latency_source for point in comparable_points(rows).points} == {"cpu"}
+    assert set(points_of(rows)["latency_source"]) == {"cpu"}
 
 
 def test_recommend_tells_of_runs_by_another_clock(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [*ROWS, cloud("x590", 590, 21.0, 0.55), cloud("x320", 320, 11.0, 0.51)]
+    measured = [cloud("x590", 590, 21.0, 0.55), cloud("x320", 320, 11.0, 0.51)]
+    rows = pd.concat([ROWS, pd.DataFrame(measured)], ignore_index=True)
     monkeypatch.setattr(recommend, "read_experiments", lambda _: rows)
-    recommend.run(recommend.argparse.Namespace(latency=None, above_miou=None, under_ms=None))
+    recommend.run(Namespace(latency=None, above_miou=None, under_ms=None))
     told = capsys.readouterr().out
     assert "x590" not in told
     assert "2 more have only the latency `device`, which is not compared with this one: --latency device" in told
-    recommend.run(recommend.argparse.Namespace(latency="device", above_miou=0.54, under_ms=None))
+    recommend.run(Namespace(latency="device", above_miou=0.54, under_ms=None))
     told = capsys.readouterr().out
     assert "ms (device)" in told
     assert "fastest of mIoU 0.54 or more: x590 (res 590, 21.00 ms device, mIoU 0.550)" in told
@@ -123,13 +144,16 @@ def test_recommend_tells_of_runs_by_another_clock(
 
 def test_without_metrics_the_remedy_is_named() -> None:
     with pytest.raises(ValueError, match="run `dvc repro`, or `dvc queue start`"):
-        comparable_points([row("queued", 320, None, None)])
+        points_of([row("queued", 320, None, None)])
     with pytest.raises(ValueError, match="try another --latency"):
-        comparable_points([row("a", 320, None, 0.5)], "estimated")
+        points_of([row("a", 320, None, 0.5)], "estimated")
+    with pytest.raises(ValueError, match="run `dvc repro`"):
+        points_of([])
 
 
 def test_the_table_fits_a_terminal_and_marks_the_front() -> None:
-    points = comparable_points([*ROWS, row("a-name-that-is-longer-than-a-terminal-likes", 768, 20.0, 0.52)]).points
+    long = row("a-name-that-is-longer-than-a-terminal-likes", 768, 20.0, 0.52)
+    points = points_of(pd.concat([ROWS, pd.DataFrame([long])], ignore_index=True))
     lines = recommend.table(points)
     assert all(len(line) <= 80 for line in lines), max(map(len, lines))
     assert [line[0] for line in lines[1:]] == ["*", "*", " ", "*"]
@@ -139,7 +163,7 @@ def test_recommend_says_which_to_apply_and_how_sure_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(recommend, "read_experiments", lambda _: ROWS)
-    options = recommend.argparse.Namespace(latency=None, above_miou=0.47, under_ms=5.0)
+    options = Namespace(latency=None, above_miou=0.47, under_ms=5.0)
     assert recommend.run(options) == 0
     told = capsys.readouterr().out
     assert "fastest of mIoU 0.47 or more: res320 (res 320, 6.80 ms estimated, mIoU 0.500); its interval reaches" in told
@@ -200,46 +224,130 @@ def test_a_dry_run_shows_dvcs_own_commands() -> None:
     ]
 
 
-BEFORE = State(
-    "HEAD", {"res": 320, "gone": 1}, {"miou": 0.5, "miou_ci_low": 0.45, "miou_ci_high": 0.55, "spill_mb": 20.0}
+def point(name: str, ms: float, miou: float, **changes: Any) -> dict[str, Any]:
+    fields = {"name": name, "can_be_applied": True, "res": 320, "miou": miou, "latency_ms": ms}
+    fields |= {"miou_low": miou - 0.05, "miou_high": miou + 0.05, "latency_source": "estimated"}
+    fields |= {"latency_ms_low": math.nan, "latency_ms_high": math.nan, "latency_ms_cpu": math.nan}
+    return {**fields, **changes}
+
+
+POINTS = pd.DataFrame([point("a", 4.5, 0.46), point("b", 6.8, 0.50), point("c", 12.8, 0.47), point("d", 15.4, 0.55)])
+
+
+def beats(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] >= other[1]
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=12))
+def test_the_front_is_what_none_beats(pairs: list[tuple[int, int]]) -> None:
+    front = pareto_front(pd.DataFrame(pairs, columns=["latency_ms", "miou"]))
+    wanted = {each for each in pairs if not any(beats(other, each) for other in pairs)}
+    assert list(front.itertuples(index=False, name=None)) == sorted(wanted)
+
+
+def test_operating_points_are_the_fastest_good_one_and_the_best_quick_one() -> None:
+    assert list(pareto_front(POINTS)["name"]) == ["a", "b", "d"]
+    assert fastest_above(POINTS, 0.47).name == "b"
+    assert fastest_above(POINTS, 0.46).name == "a"
+    assert best_under(POINTS, 13).name == "b"
+    assert best_under(POINTS, 4.5).name == "a"
+
+
+def test_what_no_experiment_reaches_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no experiment with mIoU 0.9 or more, the best is d with 0.550"):
+        fastest_above(POINTS, 0.9)
+    with pytest.raises(ValueError, match=r"no experiment of 1 ms or less, the fastest is a with 4.50"):
+        best_under(POINTS, 1)
+
+
+SWEEP = pd.DataFrame(
+    [
+        point("b", 6.8, 0.50, res=320, latency_ms_low=6.0, latency_ms_high=8.0, latency_ms_cpu=25.0),
+        point("a", 4.512345678, 0.46, res=192),
+        point("c", 12.8, 0.47, res=512, latency_ms_cpu=52.0),
+    ]
 )
-AFTER = State(None, {"res": 256}, {"miou": 0.47, "miou_ci_low": 0.42, "miou_ci_high": 0.52, "spill_mb": 10.0, "new": 1})
 
 
-def test_changes_are_named_in_order_and_judged_where_there_is_a_way() -> None:
-    changes = changes_between(BEFORE, AFTER)
-    assert [(each.name, each.before, each.after) for each in changes.params] == [("res", 320, 256), ("gone", 1, None)]
-    assert {each.name: each.better for each in changes.metrics} == {
-        "miou": False, "miou_ci_low": None, "miou_ci_high": None, "spill_mb": True, "new": None
-    }  # fmt: skip
-    assert changes.note == "The new mIoU lies within the earlier one's 95 % interval (0.450 to 0.550)."
+def test_a_sweep_is_written_where_it_is_asked_for_and_never_over_the_readmes_figure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [row("s-320", 320, 6.8, 0.50), row("s-192", 192, 4.512345678, 0.46), row("other", 256, 5.0, 0.48)]
+    monkeypatch.setattr(sweep_plot, "read_experiments", lambda _: pd.DataFrame(rows))
+    parser = sweep_plot.argparse.ArgumentParser()
+    sweep_plot.add_arguments(parser)
+    assert (ROOT / "docs") not in parser.parse_args([]).svg.parents
+    options = Namespace(prefix="s-", csv=tmp_path / "a.csv", svg=tmp_path / "a.svg")
+    assert sweep_plot.run(options) == 0
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert tuple(table) == POINT
+    assert list(table["res"]) == [192, 320]
+    assert "\ns-192,True,192,0.46,0.4,0.6,4.51235,4.51235," in (tmp_path / "a.csv").read_text()
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
-def test_nothing_changes_between_equals() -> None:
-    changes = changes_between(BEFORE, BEFORE)
-    assert (changes.params, changes.metrics, changes.note) == ((), (), "")
+def test_the_picture_names_every_size_and_repeats_exactly() -> None:
+    drawn = draw_sweep(SWEEP)
+    texts = {element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("}text")}
+    assert {"192", "320", "512", "mIoU", "ms", "NPU, estimated", "this host's CPU"} <= texts
+    assert draw_sweep(SWEEP) == drawn
 
 
-def test_changes_go_into_the_page_once_and_escaped() -> None:
-    page = f"<html>{CHANGES}</html>"
-    hostile = State(None, {"res": "<script>"}, {})
-    made = insert_changes(page, changes_between(BEFORE, hostile), "abc", "HEAD~1")
-    assert "What changed since HEAD~1" in made
-    assert "&lt;script&gt;" in made
-    assert "<script>" not in made
+@pytest.mark.parametrize(("source", "label"), [("device", "NPU, measured"), ("cpu", "this host's CPU")])
+def test_the_picture_says_whose_clock_it_was(source: str, label: str) -> None:
+    points = [point(name, 4.0 + res, 0.5, res=res, latency_source=source) for name, res in (("a", 192), ("b", 320))]
+    texts = [element.text for element in ElementTree.fromstring(draw_sweep(pd.DataFrame(points))).iter()]
+    assert texts.count(label) == 1
+    assert f"ms ({label})" in texts
+    assert "NPU, estimated" not in texts
+
+
+def test_one_point_is_no_sweep() -> None:
+    with pytest.raises(ValueError, match="got 1 experiments to draw, wanted at least two"):
+        draw_sweep(SWEEP[:1])
+
+
+def in_git(folder: Path, *arguments: str) -> None:
+    names = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    subprocess.run(["git", *names, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_without_git_one_line_says_so(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    with pytest.raises(ValueError, match=r"^.*DVC cannot list experiments: .* is not a git repository$"):
+        read_experiments(tmp_path)
+
+
+def test_experiments_are_read_in_a_worktree_and_none_of_a_project_without_commits(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / ".dvc").mkdir(parents=True)
+    (project / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    in_git(project, "init", "-q", ".")
+    assert read_experiments(project).empty
+    in_git(project, "add", "-A")
+    in_git(project, "commit", "-q", "-m", "first")
+    in_git(project, "worktree", "add", "-q", "../beside")
+    assert len(read_experiments(tmp_path / "beside")) == 2  # the workspace and the commit
+
+
+def test_the_report_is_handed_on_with_its_commit_or_one_line_says_why_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "artefact_paths", lambda: {"report": page})
+    options = Namespace(out=tmp_path / "out.html")
+    with pytest.raises(ValueError, match="no such file; run `dvc repro`"):
+        report.run(options)
+    page.write_text(f"<p>{COMMIT}</p>")
+    with pytest.raises(ValueError, match="git names no commit"):
+        report.run(options)
+    in_git(tmp_path, "init", "-q", ".")
+    in_git(tmp_path, "add", "-A")
+    in_git(tmp_path, "commit", "-q", "-m", "first")
+    assert report.run(options) == 0
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert options.out.read_text() == f"<p>Git commit: {commit}.</p>"
+    page.write_text("<p></p>")
     with pytest.raises(ValueError, match="run `dvc repro score`"):
-        insert_changes("<html></html>", changes_between(BEFORE, AFTER), "abc", "HEAD")
-
-
-@pytest.mark.slow
-def test_the_projects_own_states_are_read_through_dvc() -> None:
-    from promptseg.experiments.records import commit_of, read_state
-
-    state = read_state(Path(ROOT), "HEAD")
-    assert {"res", "hub.device"} <= set(state.params)
-    assert {"miou", "latency_ms_estimated", "host.latency_ms_cpu"} <= set(state.metrics)
-    assert len(commit_of(ROOT, "HEAD")) == 40
-    with pytest.raises(ValueError, match="git knows no commit"):
-        commit_of(ROOT, "no-such-branch")
-    with pytest.raises(ValueError, match="DVC knows no metrics"):
-        read_state(Path(ROOT), "no-such-branch")
+        report.run(options)

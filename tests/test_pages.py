@@ -5,20 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import Browser, opened_browser
 from graphs import write_bright_graph
 from PIL import Image
 from test_report import LATENCY
-from test_report_tiles import tiles
+from test_report_gallery import tiles
 
 from promptseg.demo.server import DemoServer
-from promptseg.experiments.changes import changes_between
-from promptseg.experiments.records import State
 from promptseg.inference.ask import open_model
-from promptseg.report.curves import Bar, draw_bars, draw_curves
-from promptseg.report.page import Chart, Report, insert_changes, render_report
-from promptseg.scoring import GroupScore, Scores
+from promptseg.report.charts import Bar, draw_bars, draw_curves
+from promptseg.report.page import Chart, Report, render_report
+from promptseg.scoring import Scores
 
 pytestmark = pytest.mark.slow
 PHONE, DESKTOP = 320, 1200
@@ -35,19 +34,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report with everything on it."""
     names = ("miou", "miou_ci_low", "miou_ci_high", "miou_over_best_baseline", "miou_canvas", "ciou", "p_at_50")
     summary = {**dict.fromkeys(names, 0.5), "phrases": 27, "pictures": 9, "phrases_without_prediction": 0}
-    groups = (GroupScore("all", 27, 0.5, 0.1, 0.2, 0.2), GroupScore("sentence", 9, None, None, None, None))
+    baselines = {"everything": 0.1, "largest_object": 0.2, "random_object": 0.2}
+    groups = pd.DataFrame([{"phrases": 27, "miou": 0.5, **baselines}], index=pd.Index(["all"], name="group"))
+    losses = pd.DataFrame({"step": range(9), "loss": range(9)})
     charts = [
         Chart("groups", "mIoU", draw_bars([Bar("all (27)", 0.5, 0.4, 0.6, 0.2)], "mIoU", "best baseline")),
         Chart("operations", "Operations", draw_bars([Bar("LayerNormalization", 52), Bar("Add", 242)], "operations")),
-        Chart(
-            "training", "Training", draw_curves([{"step": n, "loss": 9.0 - n} for n in range(9)], "step", [["loss"]])
-        ),
+        Chart("training", "Training", draw_curves(losses, "step", [["loss"]])),
     ]
     origin = {"res": 320, "sha256": {"samples": "0123456789abcdef" * 4}}
-    page = render_report(Report("test", Scores(summary, groups, ()), LATENCY, {}, charts, tiles(), origin))
-    changes = changes_between(State("HEAD", {"res": 192}, {"miou": 0.4}), State(None, {"res": 320}, {"miou": 0.5}))
+    page = render_report(Report("test", Scores(summary, groups, pd.DataFrame()), LATENCY, {}, charts, tiles(), origin))
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(insert_changes(page, changes, "0" * 40, "HEAD (0000000000)"), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return path.as_uri()
 
 

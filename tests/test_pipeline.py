@@ -14,9 +14,9 @@ import pytest
 import yaml
 from dvc_render.vega_templates import TEMPLATES
 
-from promptseg.experiments.points import Point
+from promptseg.experiments.records import POINT
 from promptseg.params import Params
-from promptseg.scoring import tradeoff_row
+from promptseg.scoring import tradeoff_table
 from promptseg.training.run import CURVE_COLUMNS
 from tests.imports import LIBRARY, ROOT, file_of, has_code, reached_files, stage_scripts, syntax
 
@@ -270,9 +270,8 @@ def test_only_metrics_and_plots_stay_out_of_the_cache(name: str) -> None:
 
 def test_plots_name_columns_that_exist() -> None:
     scores = {name: 0.5 for name in ("miou", "miou_small", "miou_medium", "miou_large")}
-    tradeoff = tuple(tradeoff_row(320, scores, {}))
-    sweep = [field.name for field in dataclasses.fields(Point)]  # by `python -m promptseg sweep-plot`, not by a stage
-    columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": sweep}
+    tradeoff = tuple(tradeoff_table(320, scores, {}))
+    columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": POINT}
     for plot in RAW["plots"]:
         (settings,) = plot.values()
         for path, drawn in settings["y"].items():

@@ -1,3 +1,5 @@
+"""The report: its figures, the page, and what of a run it shows."""
+
 import base64
 import dataclasses
 import hashlib
@@ -5,15 +7,31 @@ import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
+import pytest
 from PIL import Image
 from report_samples import HOSTILE, box, noise, png
 
 from promptseg.datasets.preprocess import mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
-from promptseg.report.curves import draw_curves
-from promptseg.report.page import Chart, Report, flatten, render_report, write_report
-from promptseg.report.tiles import make_tiles
+from promptseg.report.charts import draw_curves
+from promptseg.report.gallery import Shown, make_tiles
+from promptseg.report.page import (
+    CURVE_PANELS,
+    TOOLS,
+    Chart,
+    Report,
+    build_report,
+    deployment_figures,
+    flatten,
+    headline,
+    provenance,
+    quality_figures,
+    render_report,
+)
 from promptseg.scoring import score
+from promptseg.training.run import CURVE_COLUMNS
 
 LATENCY = {
     "latency_ms_estimated": 12.34,
@@ -21,12 +39,31 @@ LATENCY = {
     "latency_ms_estimated_high": 17,
     "ops_without_cost": 0,
     "spill_mb": None,
-    "host": {"latency_ms_cpu": 123.4},
+    "host": {"latency_ms_cpu": 123.4, "latency_ms_cpu_low": 120.0, "latency_ms_cpu_high": 150.6, "cpu": "A & B"},
 }
+SUMMARY = {
+    "miou": 0.6123,
+    "miou_ci_low": 0.58,
+    "miou_ci_high": 0.64,
+    "miou_canvas": 0.6,
+    "ciou": 0.7,
+    "p_at_50": 0.75,
+    "miou_over_best_baseline": 2.94,
+    "phrases": 4,
+    "pictures": 3,
+    "phrases_without_prediction": 0,
+}
+RECORDS = {
+    "latency": LATENCY,
+    "export": {"ops": "Add 5, Conv 3"},
+    "fidelity": {},
+    "provenance": {"res": 320, "checkpoint": {"model": "nano"}},
+}
+HEADER = ",".join(CURVE_COLUMNS) + "\n"
 
 
 def world(count=4):
-    """`count` pictures, one phrase each, predicted ever further off the truth; and how to read the pictures."""
+    """`count` pictures, one phrase each, predicted ever further off the truth: (scores, what can be looked at)."""
     truth = box(90, 120, 20, 20, 30)
     samples, pictures, predictions = [], [], {}
     for index in range(count):
@@ -35,14 +72,15 @@ def world(count=4):
         samples.append(Sample(str(index), "val", image, 90, 120, HOSTILE, "short", Rle.from_mask(truth)))
         predictions[str(index)] = Rle.from_mask(mask_to_canvas(box(90, 120, 20, 20 + 8 * index, 30)))
     scores = score(samples, pictures, predictions, seed=0)
-    return scores, make_tiles(scores.rows, samples, predictions, lambda _: png(noise()), each=1)
+    return scores, Shown(samples, predictions, lambda _: png(noise()))
 
 
 def report(**changes):
-    scores, tiles = world()
-    curve = Chart("training", "Training", draw_curves([{"step": 1, "loss": 2.0}], "step", [["loss"]]))
+    scores, shown = world()
+    curve = Chart("training", "Training", draw_curves(pd.DataFrame([{"step": 1, "loss": 2.0}]), "step", [["loss"]]))
     fidelity = {"runner": "HTP emulator", "samples": 2, "mask_agreement": 0.97}
     origin = {"params": {"res": 512}, "note": HOSTILE}
+    tiles = make_tiles(scores.rows, shown, each=1)
     made = Report("shapes, nano", scores, LATENCY, fidelity, [curve], tiles, origin)
     return dataclasses.replace(made, **changes)
 
@@ -99,10 +137,11 @@ def test_the_page_shows_the_scores_and_the_pictures_it_was_given():
     assert Image.open(io.BytesIO(base64.b64decode(first[1]))).size == (480, 360)
 
 
-def test_the_page_repeats_exactly(tmp_path):
-    for name in ("a.html", "b.html"):
-        write_report(tmp_path / name, report())
-    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+def test_groups_without_phrases_are_not_listed():
+    page = render_report(report())
+    assert '<th scope="row">short <span class="note">4</span></th>' in page
+    assert '<th scope="row">sentence' not in page
+    assert ">nan<" not in page
 
 
 def test_the_page_does_without_curve_pictures_and_latency():
@@ -115,3 +154,111 @@ def test_the_page_does_without_curve_pictures_and_latency():
 
 def test_provenance_is_flat():
     assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": [1, 2]}) == [("a.b.c", "1"), ("a.d", "null"), ("e", "[1, 2]")]
+
+
+def build(curve, each=1, count=5):
+    """Return the page as text and the sheet, as the stage makes them."""
+    scores, shown = world(count)
+    made, sheet = build_report(scores, shown, RECORDS, curve, each, seed=0)
+    return render_report(made), sheet
+
+
+@pytest.fixture
+def curve(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(HEADER + "1,3.0,1.0,1.0,1.0,\n2,2.0,0.5,0.5,1.0,0.4\n")
+    return path
+
+
+def test_the_panels_draw_columns_that_training_writes():
+    assert {column for panel in CURVE_PANELS for column in panel} <= set(CURVE_COLUMNS)
+
+
+def test_page_and_sheet_show_what_they_were_given(curve):
+    page, sheet = build(curve)
+    for wanted in ("12.3 ms", "checkpoint.model", "nano", 'id="training"', 'id="operations"', 'id="groups"'):
+        assert wanted in page
+    image = Image.open(io.BytesIO(sheet))
+    image.load()
+    assert image.format == "JPEG"
+
+
+def test_more_pictures_make_a_larger_sheet(curve):
+    areas = [np.prod(Image.open(io.BytesIO(build(curve, each)[1])).size) for each in (1, 2)]
+    assert areas[0] < areas[1]
+
+
+@pytest.mark.parametrize("rows", ["", "0,,,,,0.5\n"])
+def test_without_training_there_is_no_curve(curve, rows):
+    """`finetune.steps: 0` leaves at most the start's validation."""
+    curve.write_text(HEADER + rows)
+    page, _ = build(curve)
+    assert 'id="training"' not in page
+    assert 'id="groups"' in page
+
+
+def test_the_same_run_gives_the_same_bytes(curve):
+    assert build(curve) == build(curve)
+
+
+def test_provenance_names_tools_and_leaves_out_what_is_not_known():
+    told = provenance({"res": 320}, {"device": "a", "job_id": None, "note": ""}, {"samples": "0" * 64})
+    assert set(told["tools"]) == set(TOOLS)
+    assert told["compiled"] == {"device": "a"}
+    assert (told["res"], told["sha256"]) == (320, {"samples": "0" * 64})
+
+
+def test_the_headline_says_how_sure_it_is():
+    first = headline(SUMMARY, LATENCY)[0]
+    assert (first.label, first.value) == ("mIoU", "0.612")
+    assert first.note == "95 % interval 0.580 to 0.640; 2.9 times the best trivial baseline"
+
+
+def test_precision_is_named_by_its_limit():
+    assert quality_figures(SUMMARY)[-1].label == "P@50"
+    assert quality_figures(SUMMARY)[-1].note == "IoU of 0.50 or more"
+
+
+def test_phrases_that_were_not_run_are_counted():
+    summary = SUMMARY
+    assert quality_figures(summary)[0].note == "on the original pictures: 4 phrases of 3 pictures"
+    assert quality_figures({**summary, "phrases_without_prediction": 7})[0].note.endswith("; 7 more were not run")
+
+
+@pytest.mark.parametrize(
+    "latency", [{}, {"host": None, "latency_ms_estimated": None}, {"host": {"latency_ms_cpu": None}}]
+)
+def test_what_was_not_measured_says_so(latency):
+    assert {figure.value for figure in deployment_figures(latency)} == {"not measured"}
+    assert headline(SUMMARY, latency)[1].note == "no simulation of the NPU was made"
+
+
+def test_zero_is_a_measurement():
+    values = {figure.label: figure.value for figure in deployment_figures(LATENCY)}
+    assert values["Operations without a cost"] == "0"
+    assert values["Spill"] == "not measured"
+    assert values["Host CPU latency"] == "123 ms"
+
+
+def test_an_estimate_is_never_called_a_measurement():
+    estimated = headline(SUMMARY, LATENCY)[1]
+    assert estimated.label == "Latency on the NPU, estimated"
+    assert estimated.note.startswith("9.50 to 17 ms; an estimate for the NPU")
+    measured = headline(SUMMARY, {**LATENCY, "latency_ms_device": 20.0, "device": "a laptop"})[1]
+    assert (measured.label, measured.value, measured.note) == ("Latency on the NPU, measured", "20.0 ms", "a laptop")
+
+
+def test_a_device_is_asked_what_it_knows_and_a_simulator_what_it_knows():
+    spread = {"latency_ms_device_low": 19.0, "latency_ms_device_high": 30.5, "device_runs": 100}
+    told = {"first_load_ms": 310.0, "peak_memory_mb": 160.0, "layers_npu": 40, "layers_gpu": 0, "layers_cpu": 2}
+    measured = {"device": "a laptop", "latency_ms_device": 20.0, **spread, **told}
+    figures = {figure.label: figure.value for figure in deployment_figures(measured)}
+    assert (figures["First load"], figures["Warm load"], figures["Peak memory"]) == ("310 ms", "not measured", "160 MB")
+    assert figures["Layers"] == "40 on the NPU; 2 on the CPU"
+    assert "Spill" not in figures
+    assert "Peak memory" not in {figure.label for figure in deployment_figures(LATENCY)}
+    assert headline(SUMMARY, measured)[1].note == "19.0 to 30.5 ms over 100 runs; a laptop"
+
+
+def test_latency_of_the_host_names_the_host():
+    assert headline(SUMMARY, LATENCY)[2].note == "120 to 151 ms; measured on A & B"

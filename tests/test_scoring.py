@@ -1,14 +1,14 @@
-import csv
 import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.metrics import overlap
-from promptseg.scoring import Scores, score, tradeoff_row, write_rows, write_tradeoff
+from promptseg.scoring import score, tradeoff_table, write_table
 
 HEIGHT, WIDTH = 300, 400
 
@@ -92,7 +92,7 @@ def test_baselines_are_those_of_the_original_picture():
 def test_predictions_define_the_set():
     samples, pictures = world()
     scores = score(samples, pictures, predict({"1-sentence": LARGE, "0-sentence": SMALL}), seed=0)
-    assert [row.sample_id for row in scores.rows] == ["0-sentence", "1-sentence"]
+    assert list(scores.rows["sample_id"]) == ["0-sentence", "1-sentence"]
     assert scores.summary["phrases_without_prediction"] == 7
     assert scores.summary["miou"] == pytest.approx(0.5, abs=0.01)
     assert scores.summary["miou_keyword"] is None
@@ -107,11 +107,11 @@ def test_samples_of_other_splits_are_not_missed():
 
 def test_groups_partition_the_phrases():
     samples, pictures = world()
-    groups = {group.name: group for group in score(samples, pictures, perfect(samples), seed=0).groups}
-    assert list(groups) == ["all", "small", "medium", "large", "keyword", "short", "sentence"]
-    assert sum(groups[name].phrases for name in ("small", "medium", "large")) == groups["all"].phrases
-    assert groups["large"].largest_object == pytest.approx(1, abs=1e-5)
-    assert groups["small"].largest_object == 0
+    groups = score(samples, pictures, perfect(samples), seed=0).groups
+    assert list(groups.index) == ["all", "small", "medium", "large", "keyword", "short", "sentence"]
+    assert groups.loc[["small", "medium", "large"], "phrases"].sum() == groups.at["all", "phrases"] == 9
+    assert groups.at["large", "largest_object"] == pytest.approx(1, abs=1e-5)
+    assert groups.at["small", "largest_object"] == 0
 
 
 def test_order_of_samples_changes_nothing_but_the_order_of_rows():
@@ -119,7 +119,7 @@ def test_order_of_samples_changes_nothing_but_the_order_of_rows():
     predictions = predict({sample.sample_id: MEDIUM for sample in samples})
     forward, backward = (score(each, pictures, predictions, seed=3) for each in (samples, samples[::-1]))
     assert forward.summary == backward.summary
-    assert forward.rows == backward.rows[::-1]
+    assert forward.rows.equals(backward.rows[::-1].reset_index(drop=True))
 
 
 def test_the_summary_is_flat_json_with_the_headline_first():
@@ -146,7 +146,7 @@ def test_predictions_that_cannot_be_joined_are_refused(predictions, message):
 
 def test_a_sample_of_an_unknown_picture_is_refused():
     samples, pictures = world()
-    with pytest.raises(ValueError, match=r"'val.zip/2.jpg', which the pictures file does not list"):
+    with pytest.raises(ValueError, match=r"'val.zip/2.jpg', which the objects file does not list"):
         score(samples, pictures[:2], perfect(samples), seed=0)
 
 
@@ -167,17 +167,23 @@ def test_rows_become_a_table(tmp_path):
     samples, pictures = world()
     samples[0] = dataclasses.replace(samples[0], phrase='the "red", one\nnext to 狗')
     scores = score(samples, pictures, perfect(samples), seed=0)
-    write_rows(tmp_path / "rows.csv", scores.rows)
-    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as stream:
-        table = list(csv.DictReader(stream))
-    assert [row["sample_id"] for row in table] == [sample.sample_id for sample in samples]
-    assert table[0]["phrase"] == samples[0].phrase
-    assert float(table[3]["iou"]) == pytest.approx(scores.rows[3].iou, abs=1e-5)
+    write_table(tmp_path / "rows.csv", scores.rows)
+    table = pd.read_csv(tmp_path / "rows.csv")
+    assert list(table["sample_id"]) == [sample.sample_id for sample in samples]
+    assert table["phrase"][0] == samples[0].phrase
+    assert list(table["iou"]) == [round(iou, 5) for iou in scores.rows["iou"]]
 
 
-def summary_of_one() -> Scores:
+def test_a_table_rounds_as_people_do_and_leaves_cells_without_a_value_empty(tmp_path):
+    """0.285655 is a little less than it says, and so is rounded down: numpy would round it up."""
+    table = pd.DataFrame({"name": ["a", "b"], "value": [0.285655, None], "count": [3, 17]})
+    write_table(tmp_path / "a.csv", table)
+    assert (tmp_path / "a.csv").read_bytes() == f"name,value,count\na,{round(0.285655, 5)},3\nb,,17\n".encode()
+
+
+def summary_of_one():
     samples, pictures = world()
-    return score(samples, pictures, perfect(samples[:3]), seed=0)
+    return score(samples, pictures, perfect(samples[:3]), seed=0).summary
 
 
 @pytest.mark.parametrize(
@@ -190,15 +196,14 @@ def summary_of_one() -> Scores:
     ],
 )
 def test_the_tradeoff_point_joins_score_and_latency_and_names_which(latency, cells, tmp_path):
-    summary = summary_of_one().summary
-    row = tradeoff_row(512, summary, {**latency, "host": {"latency_ms_cpu": 80.25}})
-    write_tradeoff(tmp_path / "tradeoff.csv", row)
-    header, line = (tmp_path / "tradeoff.csv").read_text().splitlines()
+    summary = summary_of_one()
+    write_table(tmp_path / "a.csv", tradeoff_table(512, summary, {**latency, "host": {"latency_ms_cpu": 80.25}}))
+    header, line = (tmp_path / "a.csv").read_text().splitlines()
     assert header == "res,latency_ms,latency_source,latency_ms_cpu,miou,miou_small,miou_medium,miou_large"
     assert line.split(",")[:5] == ["512", *cells, "80.25", str(summary["miou"])]
 
 
 @pytest.mark.parametrize("latency", [{}, {"host": None, "latency_ms_estimated": None}, {"host": {}}])
 def test_latency_that_was_not_measured_is_an_empty_cell(latency, tmp_path):
-    write_tradeoff(tmp_path / "tradeoff.csv", tradeoff_row(512, summary_of_one().summary, latency))
-    assert (tmp_path / "tradeoff.csv").read_text().splitlines()[1].startswith("512,,,,1.0,")
+    write_table(tmp_path / "a.csv", tradeoff_table(512, summary_of_one(), latency))
+    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("512,,,,1.0,")

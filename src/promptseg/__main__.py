@@ -10,7 +10,7 @@ from collections.abc import Sequence
 # so that none pays for what another needs.
 COMMANDS = {
     "predict": "find what phrases speak of in your own pictures",
-    "report": "put into the report what changed since another commit",
+    "report": "copy the report, with the git commit in it, to hand on",
     "grid": "queue an experiment for each combination of values",
     "recommend": "show the experiments that none beats, and the one to take",
     "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",

@@ -1,13 +1,20 @@
 """recommend: of the experiments that DVC has recorded, those that none beats, and the one to take."""
 
 import argparse
-from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
 
 from promptseg.commands.console import say
 from promptseg.commands.project import ROOT
-from promptseg.experiments.points import Point, best_under, fastest_above, pareto_front
-from promptseg.experiments.records import comparable_points, read_experiments
-from promptseg.latencies import NAMES
+from promptseg.experiments.records import (
+    best_under,
+    comparable_points,
+    fastest_above,
+    pareto_front,
+    read_experiments,
+)
+from promptseg.scoring import NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     for line in table(found.points):
         say(line)
     say("* no other is both faster and better")
+    for name, reason in found.broken.items():
+        say(f"left out, broken: {name}: {reason}")
     for kind, count in found.other_kinds.items():
         say(f"{count} more have only the latency `{kind}`, which is not compared with this one: --latency {kind}")
     if found.left_out:
@@ -39,33 +48,32 @@ def run(options: argparse.Namespace) -> int:
         _say_how_to_take(point)
     if options.under_ms is not None:
         point = best_under(found.points, options.under_ms)
-        high = point.latency_ms_high
-        sure = "within its bounds, too" if high is not None and high <= options.under_ms else "its bounds reach above"
+        within = point.latency_ms_high <= options.under_ms  # False where there are no bounds: NaN
+        sure = "within its bounds, too" if within else "its bounds reach above"
         say(f"best of {options.under_ms:g} ms or less: {_spell(point)}; {sure}")
         _say_how_to_take(point)
     return 0
 
 
-def table(points: Sequence[Point]) -> list[str]:
+def table(points: pd.DataFrame) -> list[str]:
     """Return lines of at most 80 columns, the fastest point first, those of the front marked."""
     front = pareto_front(points)
-    width = min(24, max(len("experiment"), *(len(point.name) for point in points)))
-    source = points[0].latency_source
-    head = f"  {'experiment':{width}}  res  {'ms (' + source + ')':>14}  mIoU   95 % interval  ms (cpu)"
-    lines = [head]
-    for point in points:
-        cpu = "-" if point.latency_ms_cpu is None else f"{point.latency_ms_cpu:.1f}"
+    width = min(24, max(len("experiment"), *(len(name) for name in points["name"])))
+    source = points["latency_source"].iloc[0]
+    lines = [f"  {'experiment':{width}}  res  {'ms (' + source + ')':>14}  mIoU   95 % interval  ms (cpu)"]
+    for point in points.itertuples():
+        cpu = "-" if pd.isna(point.latency_ms_cpu) else f"{point.latency_ms_cpu:.1f}"
         interval = f"{point.miou_low:.3f} to {point.miou_high:.3f}"
         lines.append(
-            f"{'*' if point in front else ' '} {point.name[:width]:{width}} {point.res:4}  {point.latency_ms:14.2f}"
-            f"  {point.miou:.3f}  {interval}  {cpu:>8}"
+            f"{'*' if point.Index in front.index else ' '} {point.name[:width]:{width}} {point.res:4}"
+            f"  {point.latency_ms:14.2f}  {point.miou:.3f}  {interval}  {cpu:>8}"
         )
     return lines
 
 
-def _spell(point: Point) -> str:
+def _spell(point: Any) -> str:
     return f"{point.name} (res {point.res}, {point.latency_ms:.2f} ms {point.latency_source}, mIoU {point.miou:.3f})"
 
 
-def _say_how_to_take(point: Point) -> None:
+def _say_how_to_take(point: Any) -> None:
     say(f"  take it: dvc exp apply {point.name}" if point.can_be_applied else "  it is what you have")

@@ -1,150 +1,183 @@
-"""What DVC has recorded: its experiments as points, and what changed between two states of the project."""
+"""What DVC has recorded: its experiments as points of latency against mIoU, and which of them to take.
 
-import subprocess
-from collections import Counter
-from collections.abc import Mapping, Sequence
+A table of points has a line for each experiment and the columns of POINT. Latencies are in ms, with the bounds that
+their source gives, NaN where there are none; `latency_source` is the kind of latency, one of `scoring.NAMES`.
+`can_be_applied` is False for the workspace and for commits, which are no experiments.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptseg.experiments.points import Point
-from promptseg.latencies import CPU, DEVICE, ESTIMATED, NAMES
+import numpy as np
+import pandas as pd
 
+from promptseg.scoring import CPU, DEVICE, ESTIMATED, NAMES
+
+POINT = (
+    *("name", "can_be_applied", "res", "miou", "miou_low", "miou_high"),
+    *("latency_ms", "latency_ms_low", "latency_ms_high", "latency_source", "latency_ms_cpu"),
+)
 # Points are comparable when all of these are equal: the same questions, asked of the same kind of machine.
 SAME = ("data", "hub.split", "phrases", "hub.device")
+ENDS = ("", "_low", "_high")
+EMPTY = ("", "None", "-", "!")  # how DVC writes a cell without a value
 
 
 @dataclass(frozen=True)
 class Comparable:
-    """Points that answer the same questions, by one kind of latency.
+    """Points that answer the same questions, by one kind of latency, the fastest first.
 
-    `other_kinds` counts the rows that answer them too, and have the NPU's latency of another kind only; `left_out` rows
+    `same` holds what is equal in all of them. `other_kinds` counts the rows that answer them too, and have the NPU's
+    latency of another kind only. `broken` says of each row that is left out as not to be trusted why. `left_out` rows
     answered other questions, or have no figures (yet).
     """
 
-    points: list[Point]
+    points: pd.DataFrame
     same: dict[str, Any]
     other_kinds: dict[str, int]
+    broken: dict[str, str]
     left_out: int
 
 
-def read_experiments(root: Path) -> list[dict[str, Any]]:
-    """Return DVC's table of experiments, the workspace and the current commit first, a dictionary a row."""
-    import dvc.api  # a quarter of a second, and only these functions need it
+def read_experiments(root: Path) -> pd.DataFrame:
+    """Return DVC's table of experiments, the workspace and the current commit first.
 
-    rows: list[dict[str, Any]] = dvc.api.exp_show(repo=str(root))
-    return rows
+    Raises ValueError, in one line, where DVC cannot list them: no DVC project, no git repository, a lock that is held.
+    """
+    import dvc.api  # a quarter of a second, and only this function needs it
+    from dvc.exceptions import DvcException
+
+    try:
+        return pd.DataFrame(dvc.api.exp_show(repo=str(root)))
+    except DvcException as error:
+        raise ValueError(f"{root}: DVC cannot list experiments: {' '.join(str(error).split())}") from error
 
 
-def comparable_points(rows: Sequence[Mapping[str, Any]], source: str | None = None) -> Comparable:
+def comparable_points(rows: pd.DataFrame, source: str | None = None) -> Comparable:
     """Return the points of the largest group of experiments that can be compared with each other.
 
     `source` is a kind of latency, or None: the NPU's that most of them have, a device's clock where as many have an
     estimate, the host's where none has either. An experiment that shows the same figures under several names (the
-    workspace, a commit, an applied experiment) counts once, under its own name. Raises ValueError when there is none.
+    workspace, a commit, an applied experiment) counts once, under its own name. Runs whose figures cannot be trusted
+    (see `_why_broken`) are left out. Raises ValueError when no run is left.
     """
-    scored = [row for row in rows if _figure(row, "miou") is not None]
-    if not scored:
+    figures = _figures(rows)
+    scored = figures[figures["miou"].notna()]
+    if scored.empty:
         raise ValueError("got no experiment with metrics, wanted at least one; run `dvc repro`, or `dvc queue start`")
-    keys = [tuple(_cell(row, name) for name in SAME) for row in scored]
-    chosen = Counter(keys).most_common(1)[0][0]
-    alike = [row for row, key in zip(scored, keys, strict=True) if key == chosen]
+    reasons = scored.apply(_why_broken, axis=1)
+    sound = scored[reasons == ""]
+    broken = {name: reason for name, reason in zip(scored["name"], reasons, strict=True) if reason}
+    if sound.empty:
+        name, reason = next(iter(broken.items()))
+        raise ValueError(f"got {len(broken)} experiments, all of them broken, wanted a sound one; {name}: {reason}")
+    group = sound.groupby(list(SAME), dropna=False, sort=False).ngroup()
+    alike = sound[group == group.value_counts(sort=False).idxmax()]
     points = {kind: _points(alike, kind) for kind in NAMES}
-    source = source or (CPU if not points[DEVICE] + points[ESTIMATED] else _most(points, DEVICE, ESTIMATED))
-    if not points[source]:
+    if source is None:
+        npu = max((DEVICE, ESTIMATED), key=lambda kind: len(points[kind]))
+        source = npu if len(points[npu]) else CPU
+    if points[source].empty:
         raise ValueError(f"got no experiment with {NAMES[source]}, wanted at least one; try another --latency")
-    timed = [row for row in alike if _figure(row, NAMES[source]) is not None]
-    untimed = [row for row in alike if _figure(row, NAMES[source]) is None]
-    others = {kind: sum(_figure(row, NAMES[kind]) is not None for row in untimed) for kind in (DEVICE, ESTIMATED)}
+    timed = alike[NAMES[source]].notna()
+    others = {kind: int((alike[NAMES[kind]].notna() & ~timed).sum()) for kind in (DEVICE, ESTIMATED)}
     others = {kind: count for kind, count in others.items() if count}
-    left_out = len(rows) - len(timed) - sum(others.values())
-    return Comparable(points[source], dict(zip(SAME, chosen, strict=True)), others, left_out)
+    left_out = len(rows) - (len(scored) - len(sound)) - int(timed.sum()) - sum(others.values())
+    return Comparable(points[source], alike.iloc[0][list(SAME)].to_dict(), others, broken, left_out)
 
 
-def _most(points: Mapping[str, Sequence[Point]], *kinds: str) -> str:
-    return max(kinds, key=lambda kind: len(points[kind]))
+def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points that no other beats: none is as fast or faster with a higher mIoU, or as good and faster.
+
+    From the fastest to the slowest. Of equal points the first is kept.
+    """
+    ranked = points.sort_values(["latency_ms", "miou"], ascending=[True, False], kind="stable")
+    best_so_far = ranked["miou"].cummax().shift(fill_value=-np.inf)
+    return ranked[ranked["miou"] > best_so_far]
 
 
-def _points(rows: Sequence[Mapping[str, Any]], source: str) -> list[Point]:
-    """Return the points of the rows that have this latency, each once, the fastest first."""
-    unique: dict[tuple[float, ...], Point] = {}
-    timed = [row for row in rows if _figure(row, NAMES[source]) is not None]
-    for row in sorted(timed, key=lambda row: row.get("Experiment") is None):
-        point = _point(row, source)
-        unique.setdefault((point.res, point.miou, point.latency_ms, point.latency_ms_cpu or 0.0), point)
-    return sorted(unique.values(), key=lambda point: point.latency_ms)
+def fastest_above(points: pd.DataFrame, miou: float) -> Any:
+    """Return the fastest point whose mIoU is at least `miou`, as a named tuple.
+
+    Raises ValueError, with the best there is, if none is.
+    """
+    good = points[points["miou"] >= miou]
+    if good.empty:
+        best = points.loc[points["miou"].idxmax()]
+        raise ValueError(
+            f"got no experiment with mIoU {miou} or more, the best is {best['name']} with {best['miou']:.3f}"
+        )
+    return _first(good.sort_values(["latency_ms", "miou"], ascending=[True, False]))
 
 
-def _point(row: Mapping[str, Any], source: str) -> Point:
-    name = NAMES[source]
-    names = ("miou", "miou_ci_low", "miou_ci_high", name)
-    figures = {each: value for each in names if (value := _figure(row, each)) is not None}
-    return Point(
-        name=str(row.get("Experiment") or row.get("rev")),
-        can_be_applied=row.get("Experiment") is not None,
-        res=int(_figure(row, "params.yaml:res") or _figure(row, "res") or 0),
-        miou=figures["miou"],
-        miou_low=figures["miou_ci_low"],
-        miou_high=figures["miou_ci_high"],
-        latency_ms=figures[name],
-        latency_ms_low=_figure(row, f"{name}_low"),
-        latency_ms_high=_figure(row, f"{name}_high"),
-        latency_source=source,
-        latency_ms_cpu=_figure(row, NAMES[CPU]),
+def best_under(points: pd.DataFrame, ms: float) -> Any:
+    """Return the point of highest mIoU of at most `ms` milliseconds, as a named tuple.
+
+    Raises ValueError, with the fastest, if there is none.
+    """
+    quick = points[points["latency_ms"] <= ms]
+    if quick.empty:
+        first = points.loc[points["latency_ms"].idxmin()]
+        raise ValueError(
+            f"got no experiment of {ms} ms or less, the fastest is {first['name']} with {first['latency_ms']:.2f}"
+        )
+    return _first(quick.sort_values(["miou", "latency_ms"], ascending=[False, True]))
+
+
+def _first(points: pd.DataFrame) -> Any:
+    return next(points.itertuples(index=False))
+
+
+def _figures(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what is compared of each row; a latency is NaN where the row has none of that name."""
+    experiment = _column(rows, "Experiment")
+    names = ("miou", "miou_ci_low", "miou_ci_high", *(name + end for name in NAMES.values() for end in ENDS))
+    return pd.DataFrame(
+        {
+            "name": experiment.fillna(_column(rows, "rev")).astype(str),
+            "can_be_applied": experiment.notna(),
+            "res": _numbers(rows, "params.yaml:res").fillna(_numbers(rows, "res")).fillna(0).astype(int),
+            **{name: _column(rows, name) for name in SAME},
+            **{name: _numbers(rows, name) for name in names},
+        }
     )
 
 
-def _cell(row: Mapping[str, Any], name: str) -> Any:
-    """DVC puts the file before a name that several files have; an empty cell is None, NaN, or a mark such as "!"."""
-    value = row.get(name)
-    if value is None:
-        value = next((row[key] for key in row if key.endswith(f":{name}")), None)
-    return None if value in ("", "None", "-", "!") or value != value else value
+def _why_broken(row: Any) -> str:
+    """Say why a scored run cannot be trusted; nothing where it can."""
+    quality = row[["miou", "miou_ci_low", "miou_ci_high"]]
+    if not np.isfinite(quality.astype(float)).all():
+        return "its mIoU has no finite value or no interval"
+    on_npu = row[[NAMES[DEVICE], NAMES[ESTIMATED]]].astype(float)
+    return "its latency is not finite" if np.isinf(on_npu).any() else ""
 
 
-def _figure(row: Mapping[str, Any], name: str) -> float | None:
-    value = _cell(row, name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _points(figures: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return the points of the rows that have this latency, each once, the fastest first."""
+    name = NAMES[source]
+    timed = figures[figures[name].notna()].sort_values("can_be_applied", ascending=False, kind="stable")
+    once = timed.drop_duplicates(["res", "miou", name, NAMES[CPU]]).sort_values(name, kind="stable")
+    points = pd.DataFrame(
+        {
+            **{column: once[column] for column in ("name", "can_be_applied", "res", "miou")},
+            "miou_low": once["miou_ci_low"],
+            "miou_high": once["miou_ci_high"],
+            **{f"latency_ms{end}": once[name + end] for end in ENDS},
+            "latency_source": source,
+            "latency_ms_cpu": once[NAMES[CPU]],
+        },
+        columns=POINT,
+    )
+    return points.reset_index(drop=True)
 
 
-@dataclass(frozen=True)
-class State:
-    """Params and metrics of a revision (None: the workspace) as flat names."""
-
-    revision: str | None
-    params: dict[str, Any]
-    metrics: dict[str, Any]
+def _column(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column of DVC's, which puts the file before a name that several files have; empty cells are None."""
+    named = [column for column in rows if column == name or column.endswith(f":{name}")]
+    cells = rows[named].astype(object)
+    return cells.where(~cells.isin(EMPTY) & cells.notna()).bfill(axis=1).reindex(columns=named[:1] or [name]).iloc[:, 0]
 
 
-def read_state(root: Path, revision: str | None) -> State:
-    """Read a state through DVC's own API. Raises ValueError when the revision does not exist or has no metrics."""
-    import dvc.api
-    from dvc.exceptions import DvcException
-
-    try:
-        params = dvc.api.params_show(repo=str(root), rev=revision)
-        metrics = dvc.api.metrics_show(repo=str(root), rev=revision)
-    except DvcException as error:
-        raise ValueError(
-            f"{revision or 'workspace'}: DVC knows no metrics of it ({error}); name another commit"
-        ) from error
-    return State(revision, _flat(params), _flat(metrics))
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def commit_of(root: Path, revision: str) -> str:
-    """Return a commit's full id. Raises ValueError when git knows no such commit."""
-    command = ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"got {revision!r}, which git knows no commit of; name a commit, a branch or a tag")
-    return done.stdout.strip()
+def _numbers(rows: pd.DataFrame, name: str) -> pd.Series:
+    return pd.to_numeric(_column(rows, name), errors="coerce").astype(float)

@@ -2,21 +2,42 @@
 
 import base64
 import hashlib
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from promptseg.files import atomic_path
-from promptseg.report.figures import deployment_figures, headline, quality_figures
-from promptseg.report.tiles import Tile
+from promptseg.report.charts import (
+    draw_bars,
+    draw_curves,
+    group_bars,
+    layer_bars,
+    operation_bars,
+    part_bars,
+    read_curve,
+)
+from promptseg.report.gallery import Shown, Tile, draw_examples, gallery_sheet, make_tiles, pick
 from promptseg.scoring import Scores
 
 FOLDER = Path(__file__).parent
-TEMPLATE, CHANGES_TEMPLATE, SCRIPT = "page.html.j2", "changes.html.j2", "page.js"
-CHANGES = "<!-- what changed goes here -->"  # `python -m promptseg report` puts it in: a stage knows no commit
+TEMPLATE, SCRIPT = "page.html.j2", "page.js"
+COMMIT = "<!-- the git commit -->"  # `python -m promptseg report` puts it in: a stage knows none
+NOT_MEASURED = "not measured"
+CURVE_PANELS = (("loss",), ("mask_bce", "mask_dice", "contrast", "region"), ("val_miou", "train_miou"))
+TOOLS = ("numpy", "pandas", "pillow", "matplotlib", "pycocotools", "jinja2")  # that made the scores and the page
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number as text, with its unit."""
+
+    label: str
+    value: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -45,11 +66,57 @@ class Report:
     provenance: Mapping[str, Any]
 
 
-def write_report(path: Path, report: Report) -> None:
-    """Render the page and write it atomically. The same report gives the same bytes."""
-    page = render_report(report)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+def build_report(
+    scores: Scores, shown: Shown, records: Mapping[str, Mapping[str, Any]], curve: Path, each: int, seed: int
+) -> tuple[Report, bytes]:
+    """Return what the page shows, for `render_report`, and the gallery as JPEG.
+
+    `records` holds the contents of latency.json, export.json and fidelity.json under these names, and under
+    "provenance" what is listed on the page; `each` best, median and worst samples are shown (on the page: of each kind
+    of phrase); `seed` draws the groups' intervals.
+    """
+    page = Report(
+        title="promptseg",
+        scores=scores,
+        latency=records["latency"],
+        fidelity=records["fidelity"],
+        charts=_charts(scores, records, curve, seed),
+        tiles=make_tiles(scores.rows, shown, each),
+        provenance=records["provenance"],
+    )
+    return page, gallery_sheet(list(draw_examples(pick(scores.rows, each), shown)))
+
+
+def _charts(scores: Scores, records: Mapping[str, Mapping[str, Any]], curve: Path, seed: int) -> list[Chart]:
+    """Draw what there is: a device names layers, the simulator parts of the network; a run may train nothing."""
+    charts = [Chart("groups", "mIoU", draw_bars(group_bars(scores, seed), "mIoU", "best trivial baseline"))]
+    layers, unit = layer_bars(records["latency"])
+    if layers:
+        charts.append(Chart("layers", "The slowest layers, by the device's own profile", draw_bars(layers, unit)))
+    parts = part_bars(records["latency"])
+    if parts:
+        charts.append(Chart("parts", "Where the simulated milliseconds go", draw_bars(parts, "ms, simulated")))
+    operations = operation_bars(records["export"])
+    if operations:
+        charts.append(Chart("operations", "Operations of the exported graph", draw_bars(operations, "operations")))
+    rows = read_curve(curve)
+    if len(rows) > 1:
+        charts.append(Chart("training", "Training", draw_curves(rows, "step", CURVE_PANELS)))
+    return charts
+
+
+def provenance(choices: Mapping[str, Any], manifest: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a page lists of its origin, nested: params, the compiled graph's manifest, hashes, tools.
+
+    All of it follows from what the stage depends on. The git commit does not, and is not here: the same inputs would
+    give another page after each commit. `python -m promptseg report` adds it.
+    """
+    return {
+        **choices,
+        "compiled": {name: value for name, value in manifest.items() if value not in (None, "")},
+        "sha256": dict(hashes),
+        "tools": {name: version(name) for name in TOOLS},
+    }
 
 
 def render_report(report: Report) -> str:
@@ -58,40 +125,30 @@ def render_report(report: Report) -> str:
     The page's one script is allowed by its hash, so that no other can run, wherever it came from.
     """
     script = (FOLDER / SCRIPT).read_text(encoding="utf-8")
-    return (
-        environment()
-        .get_template(TEMPLATE)
-        .render(
-            title=report.title,
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-            headline=headline(report.scores.summary, report.latency),
-            quality=quality_figures(report.scores.summary),
-            deployment=deployment_figures(report.latency),
-            groups=report.scores.groups,
-            fidelity=report.fidelity,
-            charts={chart.name: _picture(chart) for chart in report.charts},
-            tiles=[_tile(tile) for tile in report.tiles],
-            provenance=flatten(report.provenance),
-            changes=CHANGES,
-        )
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return templates.get_template(TEMPLATE).render(
+        title=report.title,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        headline=headline(report.scores.summary, report.latency),
+        quality=quality_figures(report.scores.summary),
+        deployment=deployment_figures(report.latency),
+        groups=report.scores.groups.dropna().reset_index().to_dict("records"),
+        fidelity=report.fidelity,
+        charts={chart.name: _picture(chart) for chart in report.charts},
+        tiles=[_tile(tile) for tile in report.tiles],
+        provenance=flatten(report.provenance),
+        commit=COMMIT,
     )
 
 
-def insert_changes(page: str, changes: Any, head: str, base: str) -> str:
-    """Put what changed since `base` into a rendered page; `changes` is an `experiments.changes.Changes`.
-
-    `head` is the commit that the project stands at. Raises ValueError when the page has no place for it.
-    """
-    if CHANGES not in page:
+def insert_commit(page: str, commit: str) -> str:
+    """Put the git commit into a rendered page. Raises ValueError when the page has no place for it."""
+    if COMMIT not in page:
         raise ValueError("got a report that is not from this version, wanted a new one; run `dvc repro score`")
-    section = environment().get_template(CHANGES_TEMPLATE).render(changes=changes, head=head, base=base)
-    return page.replace(CHANGES, section, 1)
-
-
-def environment() -> Environment:
-    """Return what renders this package's templates: everything escaped, nothing left undefined."""
-    return Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return page.replace(COMMIT, f"Git commit: {html.escape(commit)}.", 1)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -116,3 +173,123 @@ def _tile(tile: Tile) -> dict[str, Any]:
 
 def _data_uri(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def headline(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> list[Figure]:
+    """Return the three figures to read first: quality, and latency on the NPU and on the host.
+
+    `summary` and `latency` are the contents of score.json and latency.json, here and below; in `latency` each figure
+    may be null or missing. A latency on the NPU comes from a device's clock, or else is called an estimate.
+    """
+    quality = (
+        f"95 % interval {summary['miou_ci_low']:.3f} to {summary['miou_ci_high']:.3f}; "
+        f"{summary['miou_over_best_baseline']:.1f} times the best trivial baseline"
+    )
+    measured = latency.get("latency_ms_device")
+    if measured is None:
+        npu = Figure("Latency on the NPU, estimated", _ms(latency, "latency_ms_estimated"), _estimate_note(latency))
+    else:
+        npu = Figure("Latency on the NPU, measured", _quantity(measured, "ms"), _device_note(latency))
+    host = Figure("Latency on this host's CPU", _ms(_host(latency), "latency_ms_cpu"), _host_note(latency))
+    return [Figure("mIoU", f"{summary['miou']:.3f}", quality), npu, host]
+
+
+def quality_figures(summary: Mapping[str, Any]) -> list[Figure]:
+    """Return the overall scores, one per way of counting."""
+    limits = [(name.removeprefix("p_at_"), value) for name, value in summary.items() if name.startswith("p_at_")]
+    return [
+        Figure("mIoU", f"{summary['miou']:.3f}", f"on the original pictures: {_coverage(summary)}"),
+        Figure("mIoU, canvas", f"{summary['miou_canvas']:.3f}", "the challenge's way: on the padded canvas"),
+        Figure("cIoU", f"{summary['ciou']:.3f}", "sum of intersections over sum of unions"),
+        *(Figure(f"P@{limit}", f"{value:.3f}", f"IoU of 0.{limit} or more") for limit, value in limits),
+    ]
+
+
+def deployment_figures(latency: Mapping[str, Any]) -> list[Figure]:
+    """Return what compiling, profiling and timing said; "not measured" where they said nothing.
+
+    A device's clock and the compiler's simulator know different things besides the latency: the one's are shown where
+    there is a measured latency, else the other's.
+    """
+    measured = latency.get("latency_ms_device") is not None
+    return [
+        Figure("NPU latency, measured", _ms(latency, "latency_ms_device"), "by a device's clock"),
+        Figure("NPU latency, estimated", _ms(latency, "latency_ms_estimated"), _estimate_note(latency)),
+        *(_from_the_device(latency) if measured else _from_the_compiler(latency)),
+        Figure("Host CPU latency", _ms(_host(latency), "latency_ms_cpu"), _host_note(latency)),
+    ]
+
+
+def _from_the_device(latency: Mapping[str, Any]) -> list[Figure]:
+    layers = "; ".join(
+        f"{count} on the {unit.upper()}" for unit in ("npu", "gpu", "cpu") if (count := latency.get(f"layers_{unit}"))
+    )
+    return [
+        Figure("First load", _ms(latency, "first_load_ms"), "of the binary, on the device"),
+        Figure("Warm load", _ms(latency, "warm_load_ms"), "of the binary, on the device, once more"),
+        Figure("Peak memory", _quantity(latency.get("peak_memory_mb"), "MB"), "on the device, during inference"),
+        Figure("Layers", layers or NOT_MEASURED, "where the device ran them"),
+    ]
+
+
+def _from_the_compiler(latency: Mapping[str, Any]) -> list[Figure]:
+    costless = _quantity(latency.get("ops_without_cost"), "")
+    return [
+        Figure("NPU latency, simulated", _ms(latency, "latency_ms_simulated"), "before calibration"),
+        Figure("Operations without a cost", costless, "the simulation leaves them out"),
+        Figure("DDR read", _quantity(latency.get("ddr_read_mb"), "MB"), "per inference, from the compiler"),
+        Figure("Spill", _quantity(latency.get("spill_mb"), "MB"), "did not fit the NPU's own memory"),
+    ]
+
+
+def _device_note(latency: Mapping[str, Any]) -> str:
+    """Say which device, and how far its runs were apart where it named them."""
+    device, low, high = (latency.get(name) for name in ("device", "latency_ms_device_low", "latency_ms_device_high"))
+    spread = "" if low is None or high is None else f"{_range(low, high)} over {latency.get('device_runs')} runs; "
+    return f"{spread}{device or 'on a device'}"
+
+
+def _estimate_note(latency: Mapping[str, Any]) -> str:
+    """Say that an estimate is one, and how far it may be off."""
+    if latency.get("latency_ms_estimated") is None:
+        return "no simulation of the NPU was made"
+    bounds = _range(latency.get("latency_ms_estimated_low"), latency.get("latency_ms_estimated_high"))
+    device = latency.get("device") or "the NPU"
+    return f"{bounds}; an estimate for {device} from the compiler's simulator, not a measurement on a device"
+
+
+def _host_note(latency: Mapping[str, Any]) -> str:
+    host = _host(latency)
+    if host.get("latency_ms_cpu") is None:
+        return "no run on this host was timed"
+    bounds = _range(host.get("latency_ms_cpu_low"), host.get("latency_ms_cpu_high"))
+    return f"{bounds}; measured on {host.get('cpu') or 'the machine that made this page'}"
+
+
+def _host(latency: Mapping[str, Any]) -> Mapping[str, Any]:
+    return latency.get("host") or {}
+
+
+def _coverage(summary: Mapping[str, Any]) -> str:
+    scored = f"{summary['phrases']} phrases of {summary['pictures']} pictures"
+    left_out = summary["phrases_without_prediction"]
+    return f"{scored}; {left_out} more were not run" if left_out else scored
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "bounds not known" if low is None or high is None else f"{_digits(low)} to {_digits(high)} ms"
+
+
+def _ms(figures: Mapping[str, Any], name: str) -> str:
+    return _quantity(figures.get(name), "ms")
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    return NOT_MEASURED if value is None else f"{_digits(value)} {unit}".strip()
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, never in powers of ten."""
+    if isinstance(value, int) or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,17 +1,21 @@
 """Charts as SVG text, drawn by matplotlib: it inlines all it needs, adds no script, and repeats to the byte."""
 
-import csv
 import io
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
 
+from promptseg.metrics import bootstrap_interval
+from promptseg.scoring import BASELINES, Scores
+
 WIDTH_INCHES, PANEL_INCHES, BAR_INCHES = 4.0, 2.2, 0.27  # readable where a phone shrinks it to 320 px
+MOST_OPERATIONS = 14
 INK, OURS, THEIRS = "#1b1f24", "#a3126f", "#8c959f"
 # Text stays text, so that a reader can find it; ids come from a fixed salt, or each run would write other bytes.
 SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "promptseg", "font.family": "sans-serif", "font.size": 9.5}
@@ -28,41 +32,38 @@ class Bar:
     mark: float | None = None
 
 
-def read_curve(path: Path) -> list[dict[str, float | None]]:
-    """Read a CSV of numbers, one dictionary a line; an empty cell is None.
-
-    Raises ValueError with the line and column of a cell that is no number.
-    """
-    rows: list[dict[str, float | None]] = []
-    with path.open(newline="", encoding="utf-8") as stream:
-        for number, line in enumerate(csv.DictReader(stream), start=2):
-            rows.append({column: _number(cell, f"{path}:{number}, {column}") for column, cell in line.items()})
-    return rows
+def read_curve(path: Path) -> pd.DataFrame:
+    """Read a CSV of numbers; an empty cell is NaN. Raises ValueError, with line and column, for one that is neither."""
+    table = pd.read_csv(path)
+    for column in table:
+        wrong = table[column][pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()]
+        for index, cell in wrong.items():
+            raise ValueError(f"{path}:{index + 2}, {column}: got {cell!r}, wanted a number or an empty cell")
+    return table
 
 
-def draw_curves(rows: Sequence[Mapping[str, float | None]], x: str, panels: Sequence[Sequence[str]]) -> str:
+def draw_curves(rows: pd.DataFrame, x: str, panels: Sequence[Sequence[str]]) -> str:
     """Return an SVG with one panel, from the top, for each list of columns in `panels`, over the column `x`.
 
-    Cells that are None or NaN (a score that is taken every few steps) are skipped, and the line goes on. The same rows
-    give the same bytes. Raises ValueError when there are no rows or a column is not in them.
+    Empty cells (a score that is taken every few steps) are skipped, and the line goes on. The same rows give the same
+    bytes. Raises ValueError when there are no rows or a column is not in them.
     """
-    if not rows:
+    if rows.empty:
         raise ValueError("got a training curve without rows, wanted at least one; rerun `dvc repro finetune`")
     for column in [x, *(column for panel in panels for column in panel)]:
-        if column not in rows[0]:
-            raise ValueError(f"got a training curve of {sorted(rows[0])}, wanted the column {column!r} too")
+        if column not in rows:
+            raise ValueError(f"got a training curve of {sorted(rows)}, wanted the column {column!r} too")
     with mpl.rc_context(SVG):
         return to_svg(_curves(rows, x, panels))
 
 
-def _curves(rows: Sequence[Mapping[str, float | None]], x: str, panels: Sequence[Sequence[str]]) -> Figure:
+def _curves(rows: pd.DataFrame, x: str, panels: Sequence[Sequence[str]]) -> Figure:
     figure = Figure(figsize=(WIDTH_INCHES, PANEL_INCHES * len(panels)), layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(all_axes, panels, strict=True):
         for column in panel:
-            points = [(row[x], row[column]) for row in rows if _present(row[x]) and _present(row[column])]
-            marker = "." if len(points) <= 60 else ""
-            axes.plot([at for at, _ in points], [value for _, value in points], marker=marker, label=column, lw=1.2)
+            line = rows[[x, column]].dropna()
+            axes.plot(line[x], line[column], marker="." if len(line) <= 60 else "", label=column, lw=1.2)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8.5)
     all_axes[-1].set_xlabel(x)
@@ -112,14 +113,39 @@ def to_svg(figure: Figure) -> str:
     return stream.getvalue()
 
 
-def _present(value: float | None) -> bool:
-    return value is not None and not math.isnan(value)
+def group_bars(scores: Scores, seed: int) -> list[Bar]:
+    """Return a bar for each group that has phrases: mIoU, its 95 % interval, and the best trivial baseline as mark."""
+    bars = []
+    for name, group in scores.groups.dropna().iterrows():
+        rows = scores.rows
+        members = rows if name == "all" else rows[(rows["size"] == name) | (rows["phrase_kind"] == name)]
+        low, high = bootstrap_interval(list(members["iou"]), list(members["image"]), seed)
+        bars.append(Bar(f"{name} ({group['phrases']:.0f})", group["miou"], low, high, group[[*BASELINES]].max()))
+    return bars
 
 
-def _number(cell: str | None, where: str) -> float | None:
-    if not cell:
-        return None
-    try:
-        return float(cell)
-    except ValueError as error:
-        raise ValueError(f"{where}: got {cell!r}, wanted a number or an empty cell") from error
+def part_bars(latency: Mapping[str, Any]) -> list[Bar]:
+    """Return the simulated milliseconds of each part of the network, most first; or nothing."""
+    parts = latency.get("simulated_parts_ms") or {}
+    return [Bar(name, ms) for name, ms in sorted(parts.items(), key=lambda part: -part[1])]
+
+
+def layer_bars(latency: Mapping[str, Any]) -> tuple[list[Bar], str]:
+    """Return the slowest layers, as a device's profile names them, and the unit of their times or cycles; or nothing.
+
+    `latency["slowest_layers"]` is text: "name (NPU) 1.25 ms; ...", or with cycles in place of ms.
+    """
+    found = re.findall(r"([^;]+?) ([\d.,e+-]+) (ms|cycles)(?:; |$)", latency.get("slowest_layers") or "")
+    bars = [Bar(name.strip(), float(amount.replace(",", ""))) for name, amount, _ in found]
+    return bars, found[0][2] if found else ""
+
+
+def operation_bars(export: Mapping[str, Any]) -> list[Bar]:
+    """Return how many operations of each kind the exported graph has, the most frequent first.
+
+    `export["ops"]` is text: "Add 242, Transpose 185". Kinds beyond MOST_OPERATIONS are added up.
+    """
+    counts = [(name, int(count)) for name, count in re.findall(r"(\w+) (\d+)", export.get("ops") or "")]
+    bars = [Bar(name, count) for name, count in counts[:MOST_OPERATIONS]]
+    rest = counts[MOST_OPERATIONS:]
+    return [*bars, Bar(f"{len(rest)} other kinds", sum(count for _, count in rest))] if rest else bars

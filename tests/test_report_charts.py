@@ -1,0 +1,112 @@
+"""Charts as SVG: training curves, and bars of groups, layers, parts and operations."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from promptseg.report.charts import (
+    Bar,
+    draw_bars,
+    draw_curves,
+    group_bars,
+    layer_bars,
+    operation_bars,
+    part_bars,
+    read_curve,
+)
+from promptseg.scoring import Scores
+
+
+def test_curves_skip_gaps_and_repeat_exactly(tmp_path):
+    path = tmp_path / "curve.csv"
+    path.write_text("step,loss,val_miou\n1,2.5,\n2,2.0,0.25\n3,nan,\n4,1.5,0.5\n")
+    rows = read_curve(path)
+    assert rows.iloc[0, :2].to_dict() == {"step": 1.0, "loss": 2.5}
+    assert np.isnan(rows["val_miou"][0])
+    drawn = draw_curves(rows, "step", [["loss"], ["val_miou"]])
+    texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("}text")]
+    assert {"step", "loss", "val_miou"} <= set(texts)
+    assert "<dc:date>" not in drawn
+    assert draw_curves(rows, "step", [["loss"], ["val_miou"]]) == drawn
+    assert draw_curves(rows, "step", [["loss"]]) != drawn
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(ValueError, match=r"\['loss', 'step'\], wanted the column 'val_miou'"):
+        draw_curves(pd.DataFrame([{"step": 1, "loss": 2.0}]), "step", [["loss", "val_miou"]])
+
+
+def test_a_curve_without_rows_is_refused():
+    with pytest.raises(ValueError, match="without rows"):
+        draw_curves(pd.DataFrame(), "step", [["loss"]])
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path):
+    (tmp_path / "curve.csv").write_text("step,loss\n1,2\n2,oops\n")
+    with pytest.raises(ValueError, match=r"curve.csv:3, loss: got 'oops'"):
+        read_curve(tmp_path / "curve.csv")
+
+
+def test_bars_say_their_values_and_repeat_exactly():
+    bars = [Bar("red (3)", 0.51234, 0.4, 0.6, 0.2), Bar("all", 242)]
+    drawn = draw_bars(bars, "mIoU", "best baseline")
+    texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("}text")]
+    assert {"red (3)", "all", "0.512", "242", "mIoU; grey: best baseline"} <= set(texts)
+    assert draw_bars(bars, "mIoU", "best baseline") == drawn
+    with pytest.raises(ValueError, match="no bars"):
+        draw_bars([], "ms")
+
+
+def test_a_groups_interval_is_that_of_its_own_rows() -> None:
+    rows = [{"iou": 0.9, "image": f"a/{n}", "phrase_kind": "keyword", "size": "small"} for n in range(9)]
+    rows += [{"iou": 0.1 * (n % 3), "image": f"b/{n}", "phrase_kind": "short", "size": "large"} for n in range(9)]
+    baselines = {"everything": 0.1, "largest_object": 0.3, "random_object": 0.2}
+    groups = pd.DataFrame(
+        [
+            {"group": "all", "phrases": 18, "miou": 0.5, **baselines},
+            {"group": "small", "phrases": 9, "miou": 0.9, **baselines},
+            {"group": "medium", "phrases": 0},
+            {"group": "short", "phrases": 9, "miou": 0.1, **baselines},
+        ]
+    ).set_index("group")
+    bars = {bar.label: bar for bar in group_bars(Scores({}, groups, pd.DataFrame(rows)), seed=0)}
+    assert list(bars) == ["all (18)", "small (9)", "short (9)"]
+    assert bars["small (9)"].low == pytest.approx(0.9)
+    assert bars["small (9)"].high == pytest.approx(0.9)
+    assert bars["short (9)"].high is not None
+    assert 0 <= (bars["short (9)"].low or 0) < bars["short (9)"].high <= 0.2
+    assert bars["all (18)"].mark == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "values"),
+    [
+        ("conv_1 (NPU) 1.25 ms; resize; up (NPU) 0.5 ms", "ms", {"conv_1 (NPU)": 1.25, "up (NPU)": 0.5}),
+        ("softmax (CPU) 12,345 cycles", "cycles", {"softmax (CPU)": 12345}),
+        ("", "", {}),
+        (None, "", {}),
+    ],
+)
+def test_layers_are_read_from_a_devices_profile(text: str | None, unit: str, values: dict[str, float]) -> None:
+    bars, got = layer_bars({"slowest_layers": text})
+    assert ({bar.label: bar.value for bar in bars}, got) == (values, unit)
+
+
+def test_parts_of_the_network_come_with_the_slowest_first() -> None:
+    bars = part_bars({"simulated_parts_ms": {"picture": 0.5, "backbone": 2.0, "mask": 1.0}})
+    assert [(bar.label, bar.value) for bar in bars] == [("backbone", 2.0), ("mask", 1.0), ("picture", 0.5)]
+    assert part_bars({"simulated_parts_ms": None}) == []
+
+
+def test_without_a_device_there_are_no_layers() -> None:
+    assert layer_bars({}) == ([], "")
+
+
+def test_rare_operations_are_added_up() -> None:
+    ops = ", ".join(f"Op{number} {100 - number}" for number in range(17))
+    bars = operation_bars({"ops": ops})
+    assert (bars[0].label, bars[0].value) == ("Op0", 100)
+    assert (bars[-1].label, bars[-1].value) == ("3 other kinds", 86 + 85 + 84)
+    assert operation_bars({}) == []
