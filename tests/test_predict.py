@@ -1,7 +1,6 @@
 """`python -m promptseg predict`: from a picture and phrases to files and lines."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,8 @@ import pytest
 from graphs import write_bright_graph
 from PIL import Image
 
-from promptseg.__main__ import COMMANDS, main
+from promptseg.__main__ import main
 from tests.imports import ROOT
-from tests.projects import copy_parts
 
 
 @pytest.fixture(scope="module")
@@ -104,31 +102,6 @@ def run_in(folder: Path, *arguments: str, pythonpath: str = "") -> subprocess.Co
         environment["PYTHONPATH"] = pythonpath
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_a_fresh_clone_needs_no_installation_and_lists_its_commands() -> None:
-    done = run_in(ROOT, "-m", "promptseg", "--help")
-    assert done.returncode == 0, done.stderr
-    assert set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE)) == set(COMMANDS)
-
-
-def test_the_tree_beside_the_command_wins_over_any_other(tmp_path: Path) -> None:
-    """An installed package, or a path in the environment, must not answer for another copy of the project."""
-    other = tmp_path / "other" / "promptseg"
-    other.mkdir(parents=True)
-    (other / "__init__.py").write_text("")
-    (other / "__main__.py").write_text("raise SystemExit('the wrong tree')")
-    copy = copy_parts(tmp_path / "copy")
-    (copy / "promptseg.py").write_text((ROOT / "promptseg.py").read_text())
-    (copy / "src" / "promptseg" / "__main__.py").write_text("import promptseg.params as own; print(own.__file__)")
-    done = run_in(copy, "-m", "promptseg", pythonpath=str(tmp_path / "other"))
-    assert done.stdout.strip() == str(copy / "src" / "promptseg" / "params" / "__init__.py"), done.stderr
-
-
-def test_importing_from_the_root_finds_the_package() -> None:
-    """promptseg.py lies where Python looks first: it must not hide the package from `-m promptseg.x.y`."""
-    done = run_in(ROOT, "-c", "import promptseg.metrics; print(promptseg.metrics.__file__)")
-    assert done.stdout.strip() == str(ROOT / "src" / "promptseg" / "metrics.py"), done.stderr
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""promptseg: what a person asks for beside the pipeline. `python -m promptseg <command> --help` tells of each."""
+"""promptseg: what a person asks for beside the pipeline. `promptseg <command> --help` tells of each."""
 
 import argparse
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -20,9 +21,28 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command; return the process's exit status: 1 after a mistake that the message explains."""
-    parser = argparse.ArgumentParser(prog="python -m promptseg", description=__doc__)
+INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a program that Ctrl-C ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the process's exit status: 1 after a mistake that the message explains, 130 after Ctrl-C.
+
+    `arguments` are the process's own where none are given.
+    """
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("promptseg").setLevel(logging.INFO)
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except (ValueError, OSError) as error:
+        logging.error("error: %s", error)
+        return 1
+    except KeyboardInterrupt:
+        logging.error("interrupted")
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="promptseg", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     called = next((argument for argument in arguments if argument in COMMANDS), None)
     for name, purpose in COMMANDS.items():
@@ -32,15 +52,9 @@ def main(arguments: Sequence[str]) -> int:
             command.description = module.__doc__
             module.add_arguments(command)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("promptseg").setLevel(logging.INFO)
-    try:
-        status: int = module.run(options)
-    except (ValueError, OSError) as error:
-        logging.error("error: %s", error)
-        return 1
+    status: int = module.run(options)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

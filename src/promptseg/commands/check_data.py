@@ -4,7 +4,7 @@ import argparse
 from collections import Counter
 
 from promptseg.commands.console import say
-from promptseg.commands.project import ROOT
+from promptseg.commands.project import project_root
 from promptseg.datasets.records import SPLITS
 from promptseg.params import FolderConfig, read_data_config, read_params
 from promptseg.sources.folder.build import FolderData, read_folder
@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List the mistakes, or say what the data set holds; 1 when there is a mistake."""
-    config = read_data_config(ROOT, options.name)
+    root = project_root()
+    config = read_data_config(root, options.name)
     if not isinstance(config, FolderConfig):
         raise ValueError(
             f"{options.name}: got a data set of kind {config.kind!r}, wanted `kind: folder`: nothing to check"
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     for line in _summary(data):
         say(line)
-    if read_params(ROOT).watch != config.path:
+    if read_params(root).watch != config.path:
         say(f"run it with: dvc exp run -S data={options.name} -S watch={config.path}")
     return 0
 

@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 
 from promptseg.commands.console import say
-from promptseg.commands.project import ROOT, default_model
+from promptseg.commands.project import model_and_res
 from promptseg.demo.server import DemoServer
 from promptseg.inference.ask import open_model
-from promptseg.params import read_params
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until interrupted; only this machine reaches the page."""
-    params = read_params(ROOT)
-    model = open_model(options.model or default_model(params), options.res or params.res)
+    model = open_model(*model_and_res(options.model, options.res))
     with DemoServer(model, options.port) as server:
         say(f"model: {model.name}")
         say(f"open {server.address} (Ctrl-C ends it)")

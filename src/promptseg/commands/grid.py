@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from promptseg.commands.console import say
-from promptseg.commands.project import ROOT
+from promptseg.commands.project import project_root
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Queue, by DVC's own command line; start them with `dvc queue start`."""
+    root = project_root()
     for settings in combinations([parse(text) for text in options.values], options.pair):
         command = ["dvc", "exp", "run", "--queue", "--name", options.prefix + name_of(settings)]
         command += [part for key, value in settings for part in ("-S", f"{key}={value}")]
         say(" ".join(command))
         if not options.dry_run:
             done = subprocess.run(
-                [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+                [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, check=False
             )
             if done.returncode:
                 raise ValueError(f"dvc refused: {done.stderr.strip().splitlines()[-1] if done.stderr else done.stdout}")

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from promptseg.commands.console import say
-from promptseg.commands.project import ROOT, default_model
+from promptseg.commands.project import model_and_res
 from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.files import atomic_path
 from promptseg.inference.answer import Answer, Model
 from promptseg.inference.ask import ask, open_model
-from promptseg.params import read_params
 from promptseg.report.overlay import overlay, shrink
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -40,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Answer, write and tell; 1 when a picture of a folder could not be read, and all others were answered."""
     pictures = _pictures(options.picture)
-    params = read_params(ROOT)
-    model = open_model(options.model or default_model(params), options.res or params.res)
+    model = open_model(*model_and_res(options.model, options.res))
     tokenizer = ClipTokenizer()
     say(f"model: {model.name}")
     failed = 0

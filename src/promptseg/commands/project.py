@@ -1,29 +1,52 @@
-"""The project that a command line works on: its folder, its artefacts' paths, the model to ask by default."""
+"""The project that a command line works on: its folder, and the model to ask by default."""
 
+import logging
 from pathlib import Path
-from typing import cast
 
-from promptseg.params import Params, load_yaml
+import promptseg
+from promptseg.params import PARAMS_FILE, PIPELINE_FILE, read_params, read_paths
 
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def artefact_paths() -> dict[str, Path]:
-    """Return the paths of dvc.yaml by name, absolute: they are typed there and nowhere else."""
-    graph = cast(dict[str, list[dict[str, dict[str, str]]]], load_yaml(ROOT / "dvc.yaml"))
-    return {name: ROOT / path for name, path in graph["vars"][0]["path"].items()}
+_LOG = logging.getLogger(__name__)
 
 
-def default_model(params: Params) -> Path:
-    """Return the exported graph, else the fine-tuned checkpoint, else the weights that training starts from.
+def project_root() -> Path:
+    """Return the project's folder: the working directory, or the nearest one above it that holds a project.
 
-    Raises ValueError, with the remedy, where a fresh clone has none of them.
+    Warns where the code that runs is not the project's own. Raises ValueError outside of a project.
     """
-    paths = artefact_paths()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if all((folder / name).is_file() for name in (PARAMS_FILE, PIPELINE_FILE)):
+            _warn_of_other_code(folder)
+            return folder
+    raise ValueError(
+        f"{here}: got no project, wanted {PIPELINE_FILE} and {PARAMS_FILE} here or in a folder above; change to a "
+        "clone of promptseg"
+    )
+
+
+def model_and_res(model: Path | None, res: int | None) -> tuple[Path, int]:
+    """Return the file to ask and the side in px at which a checkpoint works, the project's where none is given.
+
+    The project's model is the exported graph, else the fine-tuned checkpoint, else the weights that training starts
+    from. An ONNX file has a resolution of its own and is asked outside of a project, too. Raises ValueError, with the
+    remedy, where a fresh clone has no model.
+    """
+    if model is not None and (res is not None or model.suffix == ".onnx"):
+        return model, res or 0
+    root = project_root()
+    params, paths = read_params(root), read_paths(root)
     candidates = [paths["graph"], paths["checkpoint"]]
     if params.finetune.init is not None:
-        candidates.append(ROOT / params.finetune.init)
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise ValueError(f"got no model ({', '.join(map(str, candidates))}); run `dvc repro export`, or name one (--model)")
+        candidates.append(root / params.finetune.init)
+    found = model or next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        names = ", ".join(map(str, candidates))
+        raise ValueError(f"got no model ({names}); run `dvc repro export`, or name one (--model)")
+    return found, res or params.res
+
+
+def _warn_of_other_code(root: Path) -> None:
+    own, running = root / "src" / "promptseg", Path(promptseg.__file__).parent
+    if own.is_dir() and not own.samefile(running):
+        _LOG.warning("warning: the code in %s runs, not this project's; `python -m pip install -e %s`", running, root)

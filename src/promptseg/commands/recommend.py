@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from promptseg.commands.console import say
-from promptseg.commands.project import ROOT
+from promptseg.commands.project import project_root
 from promptseg.experiments.records import (
     best_under,
     comparable_points,
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, the front marked, and what was asked for."""
-    rows = read_experiments(ROOT)
+    rows = read_experiments(project_root())
     found = comparable_points(rows, options.latency)
     same = {name: f"{value:g}" if isinstance(value, float) else value for name, value in found.same.items()}
     say(", ".join(f"{name} {value}" for name, value in same.items()))

@@ -9,25 +9,27 @@ import subprocess
 from pathlib import Path
 
 from promptseg.commands.console import say
-from promptseg.commands.project import ROOT, artefact_paths
+from promptseg.commands.project import project_root
 from promptseg.files import write_bytes
+from promptseg.params import read_paths
 from promptseg.report.page import insert_commit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("--out", type=Path, default=ROOT / "report.html", help="file to write (report.html)")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the page, and say where it is."""
-    source = artefact_paths()["report"]
+    root = project_root()
+    source = read_paths(root)["report"]
     if not source.is_file():
         raise ValueError(f"{source}: no such file; run `dvc repro`, or `dvc checkout` if it ran before")
     command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= with changes on top"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"{ROOT}: git names no commit ({done.stderr.strip()}); the report without one is {source}")
+        raise ValueError(f"{root}: git names no commit ({done.stderr.strip()}); the report without one is {source}")
     commit = done.stdout.strip()
     write_bytes(options.out, insert_commit(source.read_text(encoding="utf-8"), commit).encode("utf-8"))
     say(f"{options.out}: the report at commit {commit}")

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from promptseg.commands.console import say
-from promptseg.commands.project import ROOT
+from promptseg.commands.project import project_root
 from promptseg.params.recipes import read_recipe
 
 # What the shell splits or fills in even in a command's output, and what DVC's settings (Hydra) would fill in or need
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     A shell goes on when a command within its line fails, and DVC would run without the recipe: REFUSED stops it.
     """
     try:
-        arguments = arguments_of(read_recipe(ROOT, options.recipe))
+        arguments = arguments_of(read_recipe(project_root(), options.recipe))
     except ValueError:
         say(REFUSED)
         raise

@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 PARAMS_FILE = "params.yaml"
-GRAPH_FILE = "dvc.yaml"
+PIPELINE_FILE = "dvc.yaml"
 
 
 _EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
@@ -101,8 +101,8 @@ def params_of(content: object) -> Params:
 
 def read_paths(root: Path) -> dict[str, Path]:
     """Read the artefacts' paths from dvc.yaml, below `root`, by their names there: for commands that are no stage."""
-    graph = cast(dict[str, Any], load_yaml(root / GRAPH_FILE))
-    return {name: root / path for name, path in graph["vars"][0]["path"].items()}
+    pipeline = cast(dict[str, Any], load_yaml(root / PIPELINE_FILE))
+    return {name: root / path for name, path in pipeline["vars"][0]["path"].items()}
 
 
 def read_data_config(root: Path, name: str) -> DataConfig:
