@@ -1,4 +1,4 @@
-"""From the configured name to the hub: the one place that knows every backend; each is imported where it is asked for."""
+"""From the configured name to the hub: the one place that knows every backend; each is imported where asked for."""
 
 from pathlib import Path
 
