@@ -73,12 +73,12 @@ def run_stage(
 def run_command(
     project: Path, *arguments: str, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter with `arguments` in `project`; nothing of this process's environment points elsewhere."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
+    """Run this interpreter with `arguments` in `project`, with the project's own package."""
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=project,
-        env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**environment, "PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,

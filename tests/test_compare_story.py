@@ -1,16 +1,14 @@
 """docs/compare.md as a new user follows it, on a network too small to know anything: sweep, choose, apply, compare."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.projects import copy_tracked, edit_yaml
+from tests.projects import copy_tracked, edit_yaml, run_command
 from tests.test_chain import FEW_SCENES, SMALL, dvc, git, metric, run_dvc, stages_run
 
 pytestmark = pytest.mark.slow
@@ -44,9 +42,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def ours(project: Path, *arguments: str) -> str:
     """Run one of our own command lines, which must succeed; return what it says."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
-    command = [sys.executable, "-m", "promptseg", *arguments]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = run_command(project, "-m", "promptseg", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
