@@ -18,7 +18,7 @@ from promptseg.hubs.contract import (
     read_record,
 )
 
-RECORD = GraphRecord("nano", 320, "fp16", "ab" * 32, "inside", "bilinear")
+RECORD = GraphRecord("nano", 320, "fp16", "ab" * 32, "inside", "bilinear", "crop")
 
 
 def test_borders_are_the_challenges():

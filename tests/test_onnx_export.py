@@ -209,7 +209,7 @@ def test_the_graph_is_made_of_what_an_npu_takes(exported: tuple[Path, ExportRepo
 @pytest.mark.slow
 def test_the_file_says_what_it_is(network: XDecoder, exported: tuple[Path, ExportReport]) -> None:
     rule = network.config.mask_decoder.mask_attention
-    wanted = GraphRecord("micro", RES, "fp16", "ab" * 32, rule.attends, rule.resize)
+    wanted = GraphRecord("micro", RES, "fp16", "ab" * 32, rule.attends, rule.resize, network.config.canvas_rule)
     assert read_record(exported[0]) == wanted
 
 

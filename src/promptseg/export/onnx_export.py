@@ -69,7 +69,8 @@ def export_graph(
     """
     check_res("res", res)
     rule = network.config.mask_decoder.mask_attention
-    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, rule.attends, rule.resize)
+    canvas_rule = network.config.canvas_rule
+    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, rule.attends, rule.resize, canvas_rule)
     graph = DeployedGraph(network, res).eval().requires_grad_(False)
     with atomic_path(path) as temporary:
         trace_graph(graph, config.opset, temporary, record)

@@ -51,8 +51,9 @@ _PREFIX = "promptseg."  # of the record's keys in an ONNX file's metadata
 class GraphRecord:
     """What an exported ONNX file says of itself, in its metadata, so that it cannot be taken for another one.
 
-    `attends` and `mask_resize` are the checkpoint's rule of mask attention (see xdecoder/mask_decoder.py); `precision`
-    is that of the arithmetic that the file is meant for.
+    `attends` and `mask_resize` are the checkpoint's rule of mask attention (see xdecoder/mask_decoder.py) and
+    `canvas_rule` is how its masks reach the canvas (see xdecoder/model.py); `precision` is that of the arithmetic that
+    the file is meant for.
     """
 
     model: str
@@ -61,6 +62,7 @@ class GraphRecord:
     checkpoint_sha256: str
     attends: str
     mask_resize: str
+    canvas_rule: str
     contract: str = CONTRACT
 
     def write_into(self, content: onnx.ModelProto) -> None:

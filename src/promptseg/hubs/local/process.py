@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import promptseg
 from promptseg.hubs.local import session as qnn_session
@@ -36,7 +37,7 @@ def run_compiler(folder: Path, request: CompileRequest) -> None:
     Raises ValueError naming the refused operations, or the compiler's own error, when the graph does not compile, and
     RuntimeError when the compiler was ended by a signal (out of memory, a crash).
     """
-    done = _run(request, folder)
+    done = run_alone(qnn_session.__name__, request, folder)
     if done.returncode == 0:
         return
     graph = folder / request.graph
@@ -54,7 +55,7 @@ def run_compiler(folder: Path, request: CompileRequest) -> None:
 
 def run_emulator(request: EmulateRequest) -> None:
     """Emulate one inference. Raises RuntimeError with the emulator's last words when it fails."""
-    done = _run(request, Path(request.wrapper).parent)
+    done = run_alone(qnn_session.__name__, request, Path(request.wrapper).parent)
     if done.returncode != 0:
         cause = last_error(done.stderr)
         raise RuntimeError(f"{request.wrapper}: got exit code {done.returncode} from the HTP emulator: {cause}")
@@ -63,15 +64,17 @@ def run_emulator(request: EmulateRequest) -> None:
 def _verbose_log(folder: Path, request: CompileRequest) -> str:
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         wrapper = str(Path(scratch) / "diagnosis.onnx")
-        done = _run(replace(request, wrapper=wrapper, profile_csv=None, verbose=True), folder)
+        verbose = replace(request, wrapper=wrapper, profile_csv=None, verbose=True)
+        done = run_alone(qnn_session.__name__, verbose, folder)
         return done.stdout + done.stderr
 
 
-def _run(request: CompileRequest | EmulateRequest, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_alone(module: str, request: Any, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `module` in a fresh process in `folder`, with `request` (a dataclass) as JSON on its command line."""
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(SOURCE_FOLDER), *([inherited] if inherited else [])])
     return subprocess.run(
-        [sys.executable, "-m", qnn_session.__name__, json.dumps(asdict(request))],
+        [sys.executable, "-m", module, json.dumps(asdict(request))],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

@@ -95,7 +95,7 @@ class EmulateRequest:
 
 def compile_graph(request: CompileRequest) -> None:
     """Write the context binary and its wrapper. ONNX Runtime raises when a node cannot be placed on the NPU."""
-    options = _session_options(request.chip, request.profile_csv, request.trace)
+    options = session_options(request.chip, request.profile_csv, request.trace)
     options.add_session_config_entry("ep.context_enable", "1")
     options.add_session_config_entry("ep.context_file_path", request.wrapper)
     options.add_session_config_entry("ep.context_embed_mode", "0")
@@ -105,13 +105,14 @@ def compile_graph(request: CompileRequest) -> None:
 
 def emulate(request: EmulateRequest) -> None:
     """Write the first output of `wrapper`. The time that this takes is the host's and says nothing of the device."""
-    session = ort.InferenceSession(request.wrapper, _session_options(request.chip, profile_csv=None, trace=False))
+    session = ort.InferenceSession(request.wrapper, session_options(request.chip))
     with np.load(request.inputs) as tensors:
         feed = {spec.name: tensors[spec.name] for spec in INPUTS}
     np.save(request.output, session.run(None, feed)[0])
 
 
-def _session_options(chip: Chip, profile_csv: str | None, trace: bool) -> ort.SessionOptions:
+def session_options(chip: Chip, profile_csv: str | None = None, trace: bool = False) -> ort.SessionOptions:
+    """Register the compiler, and return what a session needs to run wholly on `chip`, or fail."""
     library = qnn_library()
     ort.register_execution_provider_library(library.execution_provider, str(library.provider_path))
     devices = [device for device in ort.get_ep_devices() if device.ep_name == library.execution_provider]
