@@ -334,8 +334,8 @@ def test_the_report_is_handed_on_with_its_commit_or_one_line_says_why_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    monkeypatch.setattr(report, "artefact_paths", lambda: {"report": page})
+    monkeypatch.setattr(report, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(report, "read_paths", lambda _: {"report": page})
     options = Namespace(out=tmp_path / "out.html")
     with pytest.raises(ValueError, match="no such file; run `dvc repro`"):
         report.run(options)

@@ -12,8 +12,7 @@ from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
 from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, picture_to_canvas
 from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.export.deployed_graph import plain_mask
-from promptseg.inference.answer import Answer, Model
-from promptseg.inference.ask import ask, open_model
+from promptseg.inference.ask import Answer, Model, ask, open_model
 
 TOKENIZER = ClipTokenizer()
 RES = 96
@@ -91,6 +90,18 @@ def test_phrases_together_are_answered_as_each_alone(weights: Path) -> None:
     for one, other in zip(together, alone, strict=True):
         assert np.mean(one.mask != other.mask) < 1e-3
         assert one.query_probability == pytest.approx(other.query_probability, abs=1e-5)
+
+
+def test_masks_that_are_no_numbers_are_an_error_and_no_empty_answer(tmp_path: Path) -> None:
+    network = micro_network()
+    with torch.no_grad():
+        network.mask_decoder.class_projection.fill_(float("nan"))
+        for parameter in network.pixel_decoder.parameters():
+            parameter.fill_(float("nan"))
+    save_checkpoint(tmp_path / "nan.safetensors", network, Provenance("micro", None, {}, 0, None), torch.float32)
+    model = open_model(tmp_path / "nan.safetensors", RES)
+    with pytest.raises(ValueError, match="got masks that are no numbers"):
+        ask(model, TOKENIZER, half_bright(), ["a cup"])
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("promptseg").setLevel(logging.INFO)
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         logging.error("error: %s", error)
+        return 1
+    except OSError as error:
+        logging.error("error: %s", f"{error.filename}: {error.strerror}" if error.filename else error)
         return 1
     except KeyboardInterrupt:
         logging.error("interrupted")

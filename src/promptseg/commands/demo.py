@@ -1,27 +1,30 @@
 """demo: a page on this machine to drop a picture in and type a phrase."""
 
 import argparse
-from pathlib import Path
 
 from promptseg.commands.console import say
-from promptseg.commands.project import model_and_res
+from promptseg.commands.predict import add_model_arguments, chosen_model
 from promptseg.demo.server import DemoServer
-from promptseg.inference.ask import open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("--model", type=Path, help="a .onnx or a .safetensors file; by default the pipeline's own")
-    parser.add_argument(
-        "--res", type=int, help="side in px at which a checkpoint works; by default that of params.yaml"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until interrupted; only this machine reaches the page."""
-    model = open_model(*model_and_res(options.model, options.res))
-    with DemoServer(model, options.port) as server:
+    if not 0 <= options.port <= 65535:
+        raise ValueError(f"--port: got {options.port}, wanted a number from 0 (a free one) to 65535")
+    model = chosen_model(options)
+    try:
+        server = DemoServer(model, options.port)
+    except OSError as error:
+        raise ValueError(
+            f"--port: got {options.port}, which cannot be had ({error}); --port 0 takes a free one"
+        ) from error
+    with server:
         say(f"model: {model.name}")
         say(f"open {server.address} (Ctrl-C ends it)")
         try:

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
                 [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise ValueError(f"dvc refused: {done.stderr.strip().splitlines()[-1] if done.stderr else done.stdout}")
+                said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+                raise ValueError(f"dvc refused: {said[-1]}")
     if not options.dry_run:
         say("start them: dvc queue start; look: dvc queue status; choose: python -m promptseg recommend")
     return 0

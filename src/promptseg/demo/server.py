@@ -17,8 +17,7 @@ import numpy as np
 
 from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.tokenizer import ClipTokenizer
-from promptseg.inference.answer import Answer, Model
-from promptseg.inference.ask import ask
+from promptseg.inference.ask import Answer, Model, ask
 from promptseg.report.overlay import encode_jpeg, overlay, shrink
 
 HOST = "127.0.0.1"  # this machine only: whoever reaches the page uses the model, and sends it pictures
