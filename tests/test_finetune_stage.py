@@ -24,7 +24,13 @@ def test_no_steps_convert_a_published_file(tmp_path: Path, rule: MaskAttention) 
     published = tmp_path / "published.pt"
     torch.save({"model": restore(network.state_dict(), network.config, None), "iteration": 9}, published)
     project = copy_parts(tmp_path / "project")
-    changes = {"init": str(published), "steps": 0, "attends": rule.attends, "mask_resize": rule.resize}
+    changes = {
+        "init": str(published),
+        "watch": str(published),
+        "steps": 0,
+        "attends": rule.attends,
+        "mask_resize": rule.resize,
+    }
     edit_yaml(project / "params.yaml", {f"finetune.{key}": value for key, value in changes.items()})
     done = run_stage(project, "finetune")
     assert done.returncode == 0, done.stderr
@@ -45,7 +51,8 @@ def test_a_published_file_of_another_model_is_refused_before_any_work(tmp_path: 
     published = tmp_path / "published.pt"
     torch.save({"backbone.blocks.0.norm1.bias": torch.ones(768)}, published)
     project = copy_parts(tmp_path / "project")
-    edit_yaml(project / "params.yaml", {"finetune.init": str(published), "finetune.steps": 0})
+    changes = {"finetune.init": str(published), "finetune.watch": str(tmp_path), "finetune.steps": 0}
+    edit_yaml(project / "params.yaml", changes)
     done = run_stage(project, "finetune")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -230,6 +230,45 @@ def test_an_unknown_key_is_refused(tmp_path, section):
     assert message.startswith(f"{section}resolution: unknown key; wanted only ")
 
 
+@pytest.mark.parametrize(
+    ("init", "watch"),
+    [
+        (None, "weights"),
+        ("https://example.org/a.pt", "weights"),
+        ("weights/a/b.pt", "weights"),
+        ("/data/x.pt", "/data/x.pt"),
+        ("/data/x.pt", "/data"),
+        ("weights/a.pt", str(ROOT / "weights")),
+    ],
+)
+def test_initial_weights_that_dvc_watches_are_taken(tmp_path, monkeypatch, init, watch):
+    monkeypatch.chdir(ROOT)
+    content = _changed(_changed(OWN, "finetune.init", init), "finetune.watch", watch)
+    assert read_params(_write(tmp_path, content)).finetune.init == init
+
+
+@pytest.mark.parametrize(
+    "init", ["models/finetuned.safetensors", "/data/x.pt", "weights/../models/a.pt", "weights_2/a"]
+)
+def test_initial_weights_that_dvc_does_not_watch_are_refused(tmp_path, init):
+    """An output of the pipeline's own is one of them: DVC deletes it before training."""
+    assert _refusal(_write(tmp_path, _changed(OWN, "finetune.init", init))) == (
+        f"finetune.watch: got 'weights', wanted the folder or file that holds finetune.init, {init!r}: DVC notices "
+        f"changes only in what it watches; set finetune.watch to {init}, or, if a stage of this pipeline writes it "
+        "(then DVC deletes it before training), copy it and the .json beside it to weights/ first"
+    )
+
+
+def test_a_link_to_what_is_not_watched_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("weights", "models"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "models" / "a.pt").touch()
+    (tmp_path / "weights" / "a.pt").symlink_to(tmp_path / "models" / "a.pt")
+    refusal = _refusal(_write(tmp_path, _changed(OWN, "finetune.init", "weights/a.pt")))
+    assert refusal.startswith("finetune.watch: got 'weights', wanted the folder or file that holds finetune.init")
+
+
 def test_nothing_to_train_and_nothing_to_start_from_is_refused(tmp_path):
     nothing = _changed(_changed(OWN, "finetune.init", None), "finetune.steps", 0)
     assert _refusal(_write(tmp_path, nothing)).startswith(

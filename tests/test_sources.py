@@ -11,7 +11,7 @@ import pytest
 from promptseg import download
 from promptseg.download import StoppedError
 from promptseg.params import Source
-from promptseg.sources.mirrors import Mirror, obtain_all, resolve_folder, side_by_side
+from promptseg.sources.mirrors import Mirror, check_watched, obtain_all, resolve_folder, side_by_side
 from tests.fault_server import Fault, Files, serving
 
 CONTENT = bytes(range(256)) * 5000
@@ -217,6 +217,21 @@ def test_an_error_of_ours_is_raised_before_that_of_being_stopped() -> None:
     with pytest.raises(OSError, match="full"):
         side_by_side([stopped, failing], stop, 2)
     assert side_by_side([lambda: 1, lambda: 2], threading.Event(), 1) == [1, 2]
+
+
+def test_a_mirror_that_dvc_does_not_watch_is_refused(mirror: Path, tmp_path: Path) -> None:
+    """A folder above it will do; addresses, and folders that are not there, cannot be watched."""
+    for watch in (mirror, tmp_path):
+        check_watched((str(mirror), "http://127.0.0.1:9", "nowhere"), str(watch))
+    check_watched(None, "configs/watch_nothing")
+    with pytest.raises(
+        ValueError, match=rf"^watch: got 'configs', wanted {mirror}, which `mirror` .* -S watch={mirror} "
+    ):
+        check_watched(("https://mirror.example", str(mirror)), "configs")
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ValueError, match=rf"wanted {mirror} and {other}, .* or a folder that holds them"):
+        check_watched((str(mirror), str(other)), str(mirror))
 
 
 def test_a_mirror_without_the_file_is_refused(mirror: Path, tmp_path: Path) -> None:

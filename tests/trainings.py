@@ -18,6 +18,7 @@ from promptseg.training.loop import Splits
 _SCENES = ShapesConfig("shapes", 11, 6, 2, 1, objects_min=2, objects_max=3, targets_per_scene=2)
 _CONFIG = FinetuneConfig(
     init=None,
+    watch="weights",
     attends="inside",
     mask_resize="bilinear",
     seed=3,
@@ -53,7 +54,7 @@ _CONFIG = FinetuneConfig(
 
 def short_training(**changes: Any) -> FinetuneConfig:
     """Five steps on two pictures each, and a snapshot after the last one only."""
-    return replace(_CONFIG, **changes)
+    return replace(_CONFIG, **{"watch": changes.get("init") or "weights", **changes})
 
 
 @cache

@@ -1,5 +1,6 @@
 """The sections of params.yaml, one frozen dataclass each: types with their ranges, and what one key asks of another."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -54,9 +55,13 @@ class LrScale:
 
 @dataclass(frozen=True, config=STRICT)
 class FinetuneConfig:
-    """How the network is trained; `res` holds the sizes of which one is drawn per step."""
+    """How the network is trained; `res` holds the sizes of which one is drawn per step.
+
+    `watch` is the folder or the file that holds `init`, where that is no address: a dependency of the stage.
+    """
 
     init: str | None
+    watch: str
     attends: Literal["inside", "outside"]
     mask_resize: Literal["bilinear", "bicubic"]
     seed: Seed
@@ -87,6 +92,20 @@ class FinetuneConfig:
     workers: Whole
     compile: bool
     checkpoint_activations: bool
+
+    @field_validator("watch")
+    @classmethod
+    def _holds_init(cls, watch: str, info: ValidationInfo) -> str:
+        init = info.data.get("init")
+        if init is None or init.startswith(("http://", "https://")):
+            return watch
+        if not Path(init).resolve().is_relative_to(Path(watch).resolve()):
+            raise ValueError(
+                f"the folder or file that holds finetune.init, {init!r}: DVC notices changes only in what it watches; "
+                f"set finetune.watch to {init}, or, if a stage of this pipeline writes it (then DVC deletes it before "
+                "training), copy it and the .json beside it to weights/ first"
+            )
+        return watch
 
     @field_validator("steps")
     @classmethod

@@ -133,6 +133,27 @@ def resolve_folder(mirror: str) -> Path:
     )
 
 
+def check_watched(mirror: Mirror, watch: str) -> None:
+    """Raise ValueError unless `watch` is, or holds, every mirror that is a folder: DVC notices only what it watches.
+
+    Mirrors that are not here, such as a disk that is not mounted, are left out: nothing is read from them.
+    """
+    folders = []
+    for place in places(mirror) if mirror is not None else ():
+        with suppress(ValueError):
+            folders += [] if is_address(place) else [resolve_folder(place)]
+    watched = Path(watch).expanduser().resolve()
+    if all(folder.is_relative_to(watched) for folder in folders):
+        return
+    wanted = " and ".join(dict.fromkeys(map(str, folders)))
+    remedy = f"-S watch={wanted}" if len(set(folders)) == 1 else "a folder that holds them"
+    raise ValueError(
+        f"watch: got {watch!r}, wanted {wanted}, which `mirror` names: DVC notices only what it watches, and would "
+        f"keep the old pictures when others are put there; set watch beside mirror in params.yaml, or {remedy} (DVC "
+        "reads all of it once, minutes for 13 GB)"
+    )
+
+
 def is_address(place: str) -> bool:
     """Whether a mirror is reached over http(s)."""
     return place.startswith(("http://", "https://"))

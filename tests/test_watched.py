@@ -1,0 +1,79 @@
+"""What lies outside the project and is read: DVC notices when it changes, or the run is refused before it begins."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from promptseg.datasets.records import read_samples
+from tests.imports import ROOT
+from tests.projects import copy_tracked, edit_yaml
+from tests.referring import jpeg
+from tests.test_chain import FEW_SCENES, git, run_dvc
+from tests.test_lpcvc import as_zip, tables
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone with few scenes."""
+    copied = copy_tracked(tmp_path_factory.mktemp("watched") / "project")
+    git(copied, "init", "-q")
+    edit_yaml(copied / "configs/data/shapes.yaml", FEW_SCENES)
+    edit_yaml(copied / "configs/data/lpcvc.yaml", {"val_share": 0.3, "test_share": 0.3})
+    return copied
+
+
+def test_an_archive_that_is_replaced_below_a_mirror_is_fetched(project: Path, tmp_path: Path) -> None:
+    mirror, content = tmp_path / "mirror", tables()
+    as_zip(content, mirror)
+    edit_yaml(project / "params.yaml", {"data": "lpcvc", "mirror": str(mirror)})
+    refused = run_dvc(project, "repro", "fetch")
+    assert refused.returncode != 0
+    assert f"error: watch: got 'configs/watch_nothing', wanted {mirror}, which `mirror` names" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    edit_yaml(project / "params.yaml", {"watch": str(mirror)})
+    assert run_dvc(project, "repro", "fetch").returncode == 0
+    assert "up to date" in run_dvc(project, "status", "fetch").stdout
+    before = (project / "data/images/train-000.zip").read_bytes()
+    content["files"] = {name: jpeg(6) for name in content["files"]}
+    as_zip(content, mirror)
+    assert str(mirror) in run_dvc(project, "status", "fetch").stdout
+    assert run_dvc(project, "repro", "fetch").returncode == 0
+    assert (project / "data/images/train-000.zip").read_bytes() != before
+
+
+def test_initial_weights_that_training_would_delete_are_refused_and_others_watched(
+    project: Path, tmp_path: Path
+) -> None:
+    """Where all stages before finetune are up to date, too: tokenize runs again, and refuses."""
+    edit_yaml(project / "params.yaml", {"data": "shapes", "mirror": None, "watch": "configs/watch_nothing"})
+    assert run_dvc(project, "repro", "tokenize").returncode == 0
+    assert read_samples(project / "data/samples.jsonl")
+    own = project / "models/finetuned.safetensors"
+    own.write_bytes(b"trained for days")
+    edit_yaml(project / "params.yaml", {"finetune.init": "models/finetuned.safetensors", "finetune.steps": 0})
+    refused = run_dvc(project, "repro", "finetune")
+    assert refused.returncode != 0
+    assert "copy it and the .json beside it to weights/ first" in refused.stderr
+    assert "Running stage 'finetune'" not in refused.stdout
+    edit_yaml(project / "params.yaml", {"finetune.watch": "models/finetuned.safetensors"})
+    refused = run_dvc(project, "repro", "finetune")
+    assert refused.returncode != 0
+    assert "both a dependency and an output" in refused.stderr
+    assert own.read_bytes() == b"trained for days"
+
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(ROOT / f"weights/nano-shapes{suffix}", outside / f"a{suffix}")
+    weights = outside / "a.safetensors"
+    edit_yaml(project / "params.yaml", {"finetune.init": str(weights), "finetune.watch": str(weights)})
+    done = run_dvc(project, "repro", "finetune")
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in run_dvc(project, "status", "finetune").stdout
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert str(weights) in run_dvc(project, "status", "finetune").stdout
