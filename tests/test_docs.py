@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -21,7 +22,8 @@ from tests.test_chain import git, run_dvc
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs of the shell and of others: what they do is not ours to test. A page that needs another one adds it here.
-OTHERS = {"apt-get", "cat", "cd", "cp", "curl", "export", "git", "grep", "head", "ln", "ls", "mkdir", "qai-hub", "tar"}
+OTHERS = {"apt-get", "cat", "cd", "cp", "curl", "export", "git", "grep", "head", "ln", "ls", "mkdir", "qai-hub"}
+OTHERS |= {"source", "tar"}
 TOOLS = {"pip", "pytest", "venv"}  # python -m
 
 
@@ -129,6 +131,24 @@ def test_every_command_explains_itself_and_is_in_the_docs(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert f"{name}: " in " ".join(done.stdout.split())
     assert any(f"python -m promptseg {name}" in command for _, command in EVERY), f"{name}: no page shows it"
+
+
+def test_the_sweeps_table_is_the_recorded_sweep() -> None:
+    told = re.findall(
+        r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "docs/compare.md").read_text("utf-8"), re.MULTILINE
+    )
+    sweep = pd.read_csv(ROOT / "metrics" / "sweep.csv")
+    assert told == [(f"{row.res}", f"{row.latency_ms:.1f}", f"{row.miou:.3f}") for row in sweep.itertuples()]
+
+
+def test_python_in_the_docs_runs() -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/predict.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    for block in blocks:
+        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert len(blocks) == 1
 
 
 def test_metrics_that_the_docs_name_exist() -> None:

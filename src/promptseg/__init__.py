@@ -1,1 +1,1 @@
-"""promptseg: text-prompted segmentation, from fine-tuning to a phone's NPU, as one repeatable experiment."""
+"""promptseg: text-prompted segmentation, from fine-tuning to a Snapdragon's NPU, as one repeatable experiment."""
