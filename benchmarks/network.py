@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.machine import machine
 from benchmarks.plain_wrapper import ClassQuery, plain_wrapper
 from benchmarks.recipe import made_up
-from promptseg.checkpoints.convert import Conversion, convert, published_shapes
+from promptseg.checkpoints.published import Conversion, convert, published_shapes
 from promptseg.checkpoints.start import BUILDERS
 from promptseg.datasets.tokenizer import END_OF_TEXT
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.networks.xdecoder.layers import BLOCKED
+from promptseg.networks.xdecoder.layers import BLOCKED, sine_positions
 from promptseg.networks.xdecoder.mask_decoder import LEVELS, MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, resize_canvas
-from promptseg.networks.xdecoder.position import sine_positions
 
 
 @dataclass(frozen=True)

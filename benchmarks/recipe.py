@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptseg.checkpoints.convert import published_shapes
+from promptseg.checkpoints.published import published_shapes
 from promptseg.checkpoints.start import BUILDERS
 from promptseg.files import atomic_path
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention

@@ -29,11 +29,10 @@ from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, ShapesConfig, read_params
 from promptseg.sources.shapes import build_shapes
-from promptseg.training.data import Batch, GroundingData
-from promptseg.training.device import make_accelerator, prepare_network
-from promptseg.training.loading import Steps, batches
+from promptseg.training.data import Batch, GroundingData, Steps, batches
+from promptseg.training.losses import Objective
 from promptseg.training.optimizers import make_optimizers
-from promptseg.training.terms import Objective
+from promptseg.training.processes import make_accelerator, prepare_network
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENES = ShapesConfig("shapes", 5, 48, 1, 1, objects_min=2, objects_max=6, targets_per_scene=2)

@@ -8,9 +8,9 @@ import torch
 
 from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
 from promptseg.files import write_json
-from promptseg.params import read_params
+from promptseg.params import read_code, read_params
 from promptseg.training.processes import relaunched
-from promptseg.training.run import run_finetune, write_curve, write_summary
+from promptseg.training.run import run_finetune, write_summary
 from stages import CACHE, ROOT, run_stage
 
 
@@ -21,7 +21,8 @@ def finetune(
     params = read_params(ROOT)
     if relaunched(params.finetune.processes, "stages.finetune", sys.argv[1:]):
         return
-    run = run_finetune(params.model, params.finetune, images, samples, tokens, CACHE)
+    code = read_code(ROOT, "finetune")
+    run = run_finetune(params.model, params.finetune, images, samples, tokens, CACHE, code, curve)
     if not run.writes:
         return
     provenance = Provenance(
@@ -29,7 +30,6 @@ def finetune(
     )
     save_checkpoint(checkpoint, run.network, provenance, torch.float32)
     write_json(ledger, run.ledger)
-    write_curve(curve, run.outcome)
     write_summary(training, run.outcome)
 
 

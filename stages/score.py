@@ -27,7 +27,8 @@ def score_stage(**paths: Path) -> None:
     scores = score(samples, read_pictures(paths["objects"]), predictions, params.score.seed)
     records = {name: read_json(paths[name]) for name in ("latency", "export", "fidelity")}
     choices = {"data": params.data, "res": params.res, "checkpoint": read_json(paths["description"])["provenance"]}
-    hashes = {name: sha256_of(paths[name]) for name in ("samples", "predictions", "curve")}
+    hashes = {name: sha256_of(paths[name]) for name in ("samples", "predictions")}
+    hashes["curve"] = sha256_of(paths["curve"] / "loss.tsv")
     origin = provenance(choices, asdict(CompiledGraph.read(paths["compiled"])), hashes)
     shown = Shown(samples, predictions, PictureArchives(paths["images"]).read)
     page, sheet = build_report(

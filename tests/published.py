@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.recipe import made_up
-from promptseg.checkpoints.convert import convert
+from promptseg.checkpoints.published import convert
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, tiny
 

@@ -1,6 +1,5 @@
 """The whole graph in a copy of the project: eight stages, nothing twice, and back to an earlier size for free."""
 
-import csv
 import json
 import os
 import re
@@ -18,7 +17,8 @@ from promptseg.datasets.records import read_predictions, read_samples
 from promptseg.hubs.base import CompiledGraph
 from promptseg.hubs.contract import IMAGE_INPUT
 from promptseg.hubs.local.session import qnn_available
-from promptseg.training.run import CURVE_COLUMNS
+from promptseg.report.charts import read_curve
+from promptseg.training.curve import FIGURES
 from tests.projects import copy_tracked, edit_yaml
 
 pytestmark = pytest.mark.slow
@@ -102,10 +102,9 @@ def test_each_artefact_is_what_it_says(chain: tuple[Path, list[str]]) -> None:
     assert np.load(project / "data/tokens.npy").shape == (len(samples), 2, 77)
     _, provenance = load_checkpoint(project / "models/finetuned.safetensors")
     assert (provenance.model, provenance.init_sha256, provenance.params["steps"]) == ("nano", None, 2)
-    with (project / "metrics/train.csv").open() as stream:
-        curve = list(csv.DictReader(stream))
-    assert tuple(curve[0]) == CURVE_COLUMNS
-    assert curve[-1]["step"] == "2"
+    curve = read_curve(project / "metrics/live/plots/metrics")
+    assert set(curve) == {"step", *FIGURES}
+    assert [*curve["step"]] == [0, 1, 2]
     assert onnx.load(project / "models/model.onnx").graph.input[0].name == IMAGE_INPUT.name
     assert CompiledGraph.read(project / "models/compiled").placed_on_npu == qnn_available()
     predictions = read_predictions(project / "data/predictions.jsonl")
@@ -143,7 +142,8 @@ def test_artefacts_stay_out_of_git(chain: tuple[Path, list[str]]) -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=project, capture_output=True, text=True, check=True).stdout.split()
     made = {name for name in listed if name.startswith(("data/", "models/", "metrics/", ".cache/", ".dvc/"))}
     assert {name for name in made if not name.endswith(".gitignore")} == {
-        *METRICS, "metrics/train.csv", "metrics/tradeoff.csv", "metrics/sweep.csv", "metrics/gallery.jpg",
+        *METRICS, *(f"metrics/live/plots/metrics/{name}.tsv" for name in FIGURES),
+        "metrics/tradeoff.csv", "metrics/sweep.csv", "metrics/gallery.jpg",
         ".dvc/config", ".dvc/plots/tradeoff.json",
     }  # fmt: skip
 

@@ -15,7 +15,7 @@ from promptseg.networks.xdecoder.model import resize_canvas
 from promptseg.networks.xdecoder.text_encoder import TextConfig, TextEncoder
 from promptseg.training import data as data_module
 from promptseg.training.data import Batch, GroundingData, soft_target
-from promptseg.training.views import WHOLE
+from promptseg.training.sampling import WHOLE
 
 CONFIG = short_training()
 

@@ -15,14 +15,13 @@ from trainings import short_training, splits
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, LossWeights
-from promptseg.training import loading, loop, terms
+from promptseg.training import data as data_module
+from promptseg.training import loop, losses
 from promptseg.training.data import Batch
-from promptseg.training.device import make_accelerator
 from promptseg.training.loop import Outcome, finetune
-from promptseg.training.losses import LossTerms, pairwise_mask_terms
-from promptseg.training.matcher import assign
+from promptseg.training.losses import LossTerms, assign, batch_terms, pairwise_mask_terms
+from promptseg.training.processes import make_accelerator
 from promptseg.training.snapshots import Snapshots
-from promptseg.training.terms import batch_terms
 
 RULE = MaskAttention("inside", "bilinear")
 
@@ -35,7 +34,7 @@ def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 def _train(config: FinetuneConfig, folder: Path) -> tuple[XDecoder, Outcome]:
     network = micro_network(RULE)
     snapshots = Snapshots(folder, config.snapshot_every_s)
-    return network, finetune(network, splits(config), config, snapshots, make_accelerator())
+    return network, finetune(network, splits(config), config, snapshots, make_accelerator(), None)
 
 
 def _weights(network: XDecoder) -> dict[str, torch.Tensor]:
@@ -119,10 +118,10 @@ def test_bfloat16_gives_nearly_the_same_terms(monkeypatch):
     """With one matching for both: where two queries cost nearly the same, rounding may choose the other one."""
     network, config, batch = micro_network(RULE), short_training(), _batch([0, 1, 2], 1, 3)
     matched: list[Tensor] = []
-    monkeypatch.setattr(terms, "assign", lambda cost, real: matched.append(assign(cost, real)) or matched[-1])
+    monkeypatch.setattr(losses, "assign", lambda cost, real: matched.append(assign(cost, real)) or matched[-1])
     with torch.no_grad():
         exact = batch_terms(network, batch, config.loss_weights)
-        monkeypatch.setattr(terms, "assign", lambda *_: matched.pop(0))
+        monkeypatch.setattr(losses, "assign", lambda *_: matched.pop(0))
         with torch.autocast("cpu", torch.bfloat16):
             rounded = batch_terms(network, batch, config.loss_weights)
     assert not matched
@@ -203,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_terms(tmp_path, m
         good = batch_terms(network, batch, weights)
         return LossTerms(good.mask_bce, good.mask_dice * value, good.contrast, good.region)
 
-    monkeypatch.setattr(terms, "batch_terms", broken)
+    monkeypatch.setattr(losses, "batch_terms", broken)
     with pytest.raises(
         FloatingPointError, match=rf"step 0: the loss is {value} .*'mask_dice': {value}.*lower learning_"
     ):
@@ -213,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_terms(tmp_path, m
 
 def test_a_loss_that_diverges_later_leaves_the_state_before(tmp_path, monkeypatch):
     calls: Iterator[int] = iter(range(9))
-    monkeypatch.setattr(terms, "batch_terms", lambda *args: _scaled(batch_terms(*args), next(calls) == 3))
+    monkeypatch.setattr(losses, "batch_terms", lambda *args: _scaled(batch_terms(*args), next(calls) == 3))
     with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
         _train(short_training(snapshot_every_s=0), tmp_path)
     state = Snapshots(tmp_path, 0).restore()
@@ -233,7 +232,7 @@ class _Killed(BaseException):
 def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
     """Record the steps that are trained; end the run as `stop` is about to be."""
     trained: list[int] = []
-    draw = loading.draw
+    draw = data_module.draw
 
     def recorded(config: FinetuneConfig, step: int, samples_of: Any) -> Any:
         if step == stop:
@@ -241,7 +240,7 @@ def _stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
         trained.append(step)
         return draw(config, step, samples_of)
 
-    monkeypatch.setattr(loading, "draw", recorded)
+    monkeypatch.setattr(data_module, "draw", recorded)
     return trained
 
 

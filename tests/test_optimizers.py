@@ -29,14 +29,6 @@ def test_decay_spares_biases_norms_scales_and_tables():
     assert all(name.endswith((".weight", "projection")) for name in names[0])
 
 
-def test_scalars_have_a_group_of_their_own():
-    """They are not sharded where all others are, and AdamW takes either in a group."""
-    groups = [
-        group["params"] for each in make_optimizers(micro_network(), short_training()) for group in each.param_groups
-    ]
-    assert [len(group) for group in groups if any(weight.ndim == 0 for weight in group)] == [1]
-
-
 @pytest.mark.parametrize("muon", [None, 0.01])
 def test_every_weight_has_one_optimizer_and_muon_takes_matrices_only(muon):
     network = micro_network()
@@ -72,7 +64,7 @@ def test_parts_learn_at_their_shares_of_the_rates():
 def test_rates_are_shares_of_each_groups_own():
     optimizers = make_optimizers(micro_network(), short_training(learning_rate=0.5, muon_learning_rate=0.02))
     set_learning_rates(optimizers, 0.25)
-    assert [[group["lr"] for group in each.param_groups] for each in optimizers] == [[0.005], [0.125] * 3]
+    assert [[group["lr"] for group in each.param_groups] for each in optimizers] == [[0.005], [0.125] * 2]
 
 
 def test_muons_first_step_is_nearly_orthogonal():

@@ -17,7 +17,7 @@ from dvc_render.vega_templates import TEMPLATES
 from promptseg.experiments.records import POINT
 from promptseg.params import Params
 from promptseg.scoring import tradeoff_table
-from promptseg.training.run import CURVE_COLUMNS
+from promptseg.training.curve import FIGURES
 from tests.imports import LIBRARY, ROOT, file_of, has_code, reached_files, stage_scripts, syntax
 
 RAW = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -273,7 +273,8 @@ def test_only_metrics_and_plots_stay_out_of_the_cache(name: str) -> None:
 def test_plots_name_columns_that_exist() -> None:
     scores = {name: 0.5 for name in ("miou", "miou_small", "miou_medium", "miou_large")}
     tradeoff = tuple(tradeoff_table(320, scores, {}))
-    columns = {PATHS["curve"]: CURVE_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": POINT}
+    curve = {f"{PATHS['curve']}/{name}.tsv": ("step", name) for name in FIGURES}
+    columns = {**curve, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": POINT}
     for plot in RAW["plots"]:
         (settings,) = plot.values()
         for path, drawn in settings["y"].items():

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from promptseg.networks.xdecoder.layers import sine_positions
 from promptseg.networks.xdecoder.pixel_decoder import EncoderLayer, PixelDecoder, PixelDecoderConfig
-from promptseg.networks.xdecoder.position import sine_positions
 
 CONFIG = PixelDecoderConfig(dim=16, mask_dim=12, heads=2, ffn_dim=32, encoder_layers=2, norm_groups=4)
 CHANNELS = (4, 8, 12, 20)

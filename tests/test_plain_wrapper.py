@@ -8,7 +8,7 @@ from published import VARIANTS, published_network, published_numbers, published_
 
 from benchmarks.network import class_query
 from benchmarks.plain_wrapper import ClassQuery, plain_grounding, plain_wrapper
-from promptseg.checkpoints.convert import convert
+from promptseg.checkpoints.published import convert
 from promptseg.export.deployed_graph import plain_mask
 from promptseg.networks.xdecoder.model import XDecoder, resize_canvas
 

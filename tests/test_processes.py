@@ -18,11 +18,11 @@ from trainings import few_scenes, short_training, splits
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.params import FinetuneConfig
 from promptseg.training import loop
-from promptseg.training.device import RECOMPUTED, make_accelerator, prepare_network
-from promptseg.training.loading import Steps, batches
+from promptseg.training.data import Steps, batches
 from promptseg.training.loop import Outcome, finetune
+from promptseg.training.losses import batch_terms
+from promptseg.training.processes import RECOMPUTED, make_accelerator, prepare_network
 from promptseg.training.snapshots import Snapshots
-from promptseg.training.terms import batch_terms
 
 RULE = MaskAttention("inside", "bilinear")
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _train(config: FinetuneConfig, folder: Path) -> Outcome:
-    return finetune(micro_network(RULE), splits(config), config, Snapshots(folder, 1e9), make_accelerator())
+    return finetune(micro_network(RULE), splits(config), config, Snapshots(folder, 1e9), make_accelerator(), None)
 
 
 def _assert_same_curve(one: Outcome, curve: list[dict[str, float | None]]) -> None:
@@ -140,7 +140,7 @@ from networks import micro_network
 import trainings
 from test_processes import CONFIG, RULE
 from promptseg.training.data import GroundingData
-from promptseg.training.device import make_accelerator
+from promptseg.training.processes import make_accelerator
 from promptseg.training.loop import Splits, finetune
 from promptseg.training.snapshots import Snapshots
 
@@ -153,7 +153,7 @@ assert accelerator.num_processes == 2
 small = [CONFIG.val_res]
 three = Splits(open_split("train", CONFIG.res), open_split("val", small), open_split("train", small))
 snapshots = Snapshots(folder, 1e9, writes=accelerator.is_main_process)
-outcome = finetune(micro_network(RULE), three, CONFIG, snapshots, accelerator)
+outcome = finetune(micro_network(RULE), three, CONFIG, snapshots, accelerator, folder / "plots" / "metrics")
 (folder / f"{accelerator.process_index}.json").write_text(json.dumps(outcome.curve))
 """
 

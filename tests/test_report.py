@@ -31,7 +31,7 @@ from promptseg.report.page import (
     render_report,
 )
 from promptseg.scoring import score
-from promptseg.training.run import CURVE_COLUMNS
+from promptseg.training.curve import FIGURES
 
 LATENCY = {
     "latency_ms_estimated": 12.34,
@@ -59,7 +59,6 @@ RECORDS = {
     "fidelity": {},
     "provenance": {"res": 320, "checkpoint": {"model": "nano"}},
 }
-HEADER = ",".join(CURVE_COLUMNS) + "\n"
 
 
 def world(count=4):
@@ -165,13 +164,13 @@ def build(curve, each=1, count=5):
 
 @pytest.fixture
 def curve(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_text(HEADER + "1,3.0,1.0,1.0,1.0,\n2,2.0,0.5,0.5,1.0,0.4\n")
-    return path
+    for name in FIGURES:
+        (tmp_path / f"{name}.tsv").write_text(f"step\t{name}\n1\t3.0\n2\t2.0\n")
+    return tmp_path
 
 
 def test_the_panels_draw_columns_that_training_writes():
-    assert {column for panel in CURVE_PANELS for column in panel} <= set(CURVE_COLUMNS)
+    assert {column for panel in CURVE_PANELS for column in panel} <= set(FIGURES)
 
 
 def test_page_and_sheet_show_what_they_were_given(curve):
@@ -188,10 +187,11 @@ def test_more_pictures_make_a_larger_sheet(curve):
     assert areas[0] < areas[1]
 
 
-@pytest.mark.parametrize("rows", ["", "0,,,,,0.5\n"])
-def test_without_training_there_is_no_curve(curve, rows):
+@pytest.mark.parametrize("row", ["", "0\t0.5\n"])
+def test_without_training_there_is_no_curve(curve, row):
     """`finetune.steps: 0` leaves at most the start's validation."""
-    curve.write_text(HEADER + rows)
+    for name in FIGURES:
+        (curve / f"{name}.tsv").write_text(f"step\t{name}\n" + (row if name == "val_miou" else ""))
     page, _ = build(curve)
     assert 'id="training"' not in page
     assert 'id="groups"' in page

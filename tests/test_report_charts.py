@@ -20,9 +20,9 @@ from promptseg.scoring import Scores
 
 
 def test_curves_skip_gaps_and_repeat_exactly(tmp_path):
-    path = tmp_path / "curve.csv"
-    path.write_text("step,loss,val_miou\n1,2.5,\n2,2.0,0.25\n3,nan,\n4,1.5,0.5\n")
-    rows = read_curve(path)
+    (tmp_path / "loss.tsv").write_text("step\tloss\n1\t2.5\n2\t2.0\n3\tnan\n4\t1.5\n")
+    (tmp_path / "val_miou.tsv").write_text("step\tval_miou\n2\t0.25\n4\t0.5\n")
+    rows = read_curve(tmp_path)
     assert rows.iloc[0, :2].to_dict() == {"step": 1.0, "loss": 2.5}
     assert np.isnan(rows["val_miou"][0])
     drawn = draw_curves(rows, "step", [["loss"], ["val_miou"]])
@@ -43,10 +43,12 @@ def test_a_curve_without_rows_is_refused():
         draw_curves(pd.DataFrame(), "step", [["loss"]])
 
 
-def test_a_cell_that_is_no_number_is_named(tmp_path):
-    (tmp_path / "curve.csv").write_text("step,loss\n1,2\n2,oops\n")
-    with pytest.raises(ValueError, match=r"curve.csv:3, loss: got 'oops'"):
-        read_curve(tmp_path / "curve.csv")
+@pytest.mark.parametrize("content", [None, "", "loss\n1\n", "step\tloss\n1\t2\n2\toops\n"])
+def test_a_curve_that_is_missing_or_damaged_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "loss.tsv").write_text(content)
+    with pytest.raises(ValueError, match=r"got no training curve .*; run `dvc repro finetune`"):
+        read_curve(tmp_path)
 
 
 def test_bars_say_their_values_and_repeat_exactly():

@@ -1,11 +1,12 @@
 """Whole runs: one folder per run, resumed exactly or not at all, killed by a real signal."""
 
-import csv
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,14 @@ from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_c
 from promptseg.checkpoints.start import BUILDERS
 from promptseg.files import sha256_of
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.params import FinetuneConfig
-from promptseg.training import loop, run, terms
+from promptseg.params import FinetuneConfig, read_code
+from promptseg.training import loop, losses
+from promptseg.training.curve import FIGURES
 from promptseg.training.loop import Outcome
-from promptseg.training.run import CURVE_COLUMNS, Run, run_finetune, write_curve
-from promptseg.training.terms import batch_terms
+from promptseg.training.losses import batch_terms
+from promptseg.training.run import Run, run_finetune
+from promptseg.training.snapshots import fingerprint
+from tests.projects import copy_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,8 +36,13 @@ def micro_network_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def _run(config: FinetuneConfig, snapshots: Path, **paths: Path) -> Run:
-    return run_finetune("nano", config, **{**few_scenes(), **paths}, cache=snapshots)
+def _run(config: FinetuneConfig, snapshots: Path, code: Sequence[Path] = (), **paths: Path) -> Run:
+    tables = _tables(snapshots)
+    return run_finetune("nano", config, **{**few_scenes(), **paths}, cache=snapshots, code=code, curve=tables)
+
+
+def _tables(snapshots: Path) -> Path:
+    return snapshots.with_name(f"{snapshots.name}-live") / "plots" / "metrics"
 
 
 def _assert_equal(one: Run, other: Run) -> None:
@@ -49,7 +58,7 @@ def _folders(snapshots: Path) -> set[str]:
 
 def test_a_finished_run_is_returned_and_not_trained_again(tmp_path, monkeypatch):
     first = _run(short_training(steps=2), tmp_path)
-    monkeypatch.setattr(terms, "batch_terms", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(losses, "batch_terms", lambda *_: pytest.fail("trained again"))
     _assert_equal(_run(short_training(steps=2), tmp_path), first)
 
 
@@ -58,7 +67,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     _kill(config, tmp_path / "killed", monkeypatch, 2)
     trained = []
     with monkeypatch.context() as patched:
-        patched.setattr(terms, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        patched.setattr(losses, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
         resumed = _run(config, tmp_path / "killed")
     assert len(trained) == 1
     _assert_equal(resumed, _run(config, tmp_path / "fresh"))
@@ -68,7 +77,7 @@ class _Killed(BaseException):
     pass
 
 
-def _kill(config: FinetuneConfig, snapshots: Path, monkeypatch: pytest.MonkeyPatch, step: int, **paths: Path) -> None:
+def _kill(config: FinetuneConfig, snapshots: Path, monkeypatch: pytest.MonkeyPatch, step: int, **others: Any) -> None:
     def killed(config: FinetuneConfig, at: int) -> float:
         if at == step:
             raise _Killed
@@ -78,7 +87,7 @@ def _kill(config: FinetuneConfig, snapshots: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched:
         patched.setattr(loop, "lr_factor", killed)
         with pytest.raises(_Killed):  # a run that was resumed beyond `step` would not get there
-            _run(config, snapshots, **paths)
+            _run(config, snapshots, **others)
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 2e-3}, {"seed": 4}])
@@ -107,17 +116,25 @@ def test_other_code_is_another_run(tmp_path, monkeypatch):
     code = tmp_path / "code"
     code.mkdir()
     (code / "loop.py").write_text("x = 1\n")
-    monkeypatch.setattr(run, "CODE", code)
-    _kill(short_training(snapshot_every_s=0), tmp_path / "snapshots", monkeypatch, 1)
+    _kill(short_training(snapshot_every_s=0), tmp_path / "snapshots", monkeypatch, 1, code=[code])
     (code / "loop.py").write_text("x = 2\n")
-    _kill(short_training(snapshot_every_s=0), tmp_path / "snapshots", monkeypatch, 0)
+    _kill(short_training(snapshot_every_s=0), tmp_path / "snapshots", monkeypatch, 0, code=[code])
     assert len(_folders(tmp_path / "snapshots")) == 2
-    assert (run.CODE / "loop.py").exists()
 
 
-def test_the_code_that_counts_is_the_whole_library():
-    files = {path.relative_to(run.CODE).as_posix() for path in run.CODE.rglob("*.py")}
-    assert {"training/loop.py", "networks/xdecoder/backbone.py", "preprocess.py"} <= files
+@pytest.mark.parametrize(
+    ("edited", "resumed"), [("src/promptseg/report/page.py", True), ("src/promptseg/training/loop.py", False)]
+)
+def test_only_code_that_the_stage_depends_on_decides_whether_a_run_is_resumed(tmp_path, edited, resumed):
+    project = copy_parts(tmp_path / "project")
+    code = read_code(project, "finetune")
+    assert {"stages/finetune.py", "src/promptseg/training", "src/promptseg/networks"} <= {
+        path.relative_to(project).as_posix() for path in code
+    }
+    before = fingerprint({}, code)
+    with (project / edited).open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert (fingerprint({}, code) == before) == resumed
 
 
 def test_a_loss_that_is_not_finite_leaves_no_state(tmp_path):
@@ -144,10 +161,12 @@ def test_no_steps_train_and_validate_nothing_and_need_no_data(tmp_path, monkeypa
     save_checkpoint(init, micro_network(rule), Provenance("nano", None, {}, 9, 0.5), torch.float32)
     monkeypatch.setattr(loop, "validate", lambda *_: pytest.fail("validated"))
     config = short_training(init=str(init), steps=0)
-    done = run_finetune("nano", config, nowhere, nowhere, nowhere, tmp_path / "cache")
+    tables = tmp_path / "live/plots/metrics"
+    done = run_finetune("nano", config, nowhere, nowhere, nowhere, tmp_path / "cache", [], tables)
     assert done.outcome == Outcome(0, None, [{"step": 0}])
-    write_curve(tmp_path / "curve.csv", done.outcome)
-    assert (tmp_path / "curve.csv").read_text().splitlines()[1:] == [f"0{',' * (len(CURVE_COLUMNS) - 1)}"]
+    assert {path.name: path.read_text() for path in tables.iterdir()} == {
+        f"{name}.tsv": f"step\t{name}\n" for name in FIGURES
+    }
     assert not (tmp_path / "cache").exists()
 
 
@@ -160,24 +179,6 @@ def test_training_from_a_checkpoint_is_never_worse_than_it(tmp_path):
     ).outcome
     scores = [row["val_miou"] for row in outcome.curve if row.get("val_miou") is not None]
     assert outcome.val_miou == max(scores) >= scores[0]
-
-
-def test_the_curve_is_a_table(tmp_path):
-    outcome = Outcome(
-        1, 0.5, [{"step": 0, "loss": None, "val_miou": 0.25}, {"step": 1, "loss": 1.2345678, "contrast": 2}]
-    )
-    write_curve(tmp_path / "curve.csv", outcome)
-    with (tmp_path / "curve.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert tuple(rows[0]) == CURVE_COLUMNS
-    assert rows[0] == {**dict.fromkeys(CURVE_COLUMNS, ""), "step": "0", "val_miou": "0.25"}
-    assert rows[1] == {**dict.fromkeys(CURVE_COLUMNS, ""), "step": "1", "loss": "1.23457", "contrast": "2"}
-
-
-def test_a_runs_curve_can_be_written(tmp_path):
-    outcome = _run(short_training(steps=2), tmp_path / "snapshots").outcome
-    write_curve(tmp_path / "curve.csv", outcome)
-    assert len((tmp_path / "curve.csv").read_text().splitlines()) == 4
 
 
 # Trains in a process of its own until step 3, says so, and then hangs, so that the test can kill it there.
@@ -202,8 +203,8 @@ def hangs(config, step):
     return rate(config, step)
 
 loop.lr_factor = hangs
-images, samples, tokens, snapshots = map(Path, sys.argv[1:])
-run_finetune("nano", short_training(snapshot_every_s=0), images, samples, tokens, snapshots)
+images, samples, tokens, snapshots, tables = map(Path, sys.argv[1:])
+run_finetune("nano", short_training(snapshot_every_s=0), images, samples, tokens, snapshots, [], tables)
 """
 
 
@@ -211,8 +212,9 @@ run_finetune("nano", short_training(snapshot_every_s=0), images, samples, tokens
 def test_a_run_killed_with_signal_9_goes_on_where_it_was(tmp_path, monkeypatch):
     scenes = [few_scenes()[name] for name in ("images", "samples", "tokens")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "tests")))}
+    paths = [*scenes, tmp_path / "snapshots", _tables(tmp_path / "snapshots")]
     victim = subprocess.Popen(
-        [sys.executable, "-c", _VICTIM, *map(str, scenes), str(tmp_path / "snapshots")],
+        [sys.executable, "-c", _VICTIM, *map(str, paths)],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
@@ -223,10 +225,20 @@ def test_a_run_killed_with_signal_9_goes_on_where_it_was(tmp_path, monkeypatch):
     finally:
         victim.send_signal(signal.SIGKILL)
         victim.wait()
+    live, fresh = (_tables(tmp_path / name) for name in ("snapshots", "fresh"))
+    assert _steps(live) == ["1", "2", "3"]  # on disk while it trained
     trained = []
     with monkeypatch.context() as patched:
-        patched.setattr(terms, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        patched.setattr(losses, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
         resumed = _run(short_training(snapshot_every_s=0), tmp_path / "snapshots")
     assert len(trained) == 2
     assert len(_folders(tmp_path / "snapshots")) == 1
     _assert_equal(resumed, _run(short_training(snapshot_every_s=0), tmp_path / "fresh"))
+    assert _steps(live) == ["1", "2", "3", "4", "5"]
+    for name in FIGURES:
+        assert (live / f"{name}.tsv").read_bytes() == (fresh / f"{name}.tsv").read_bytes()
+
+
+def _steps(tables: Path) -> list[str]:
+    lines = (tables / "loss.tsv").read_text(encoding="utf-8").splitlines()
+    return [line.split("\t")[0] for line in lines[1:]]

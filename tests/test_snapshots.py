@@ -6,6 +6,7 @@ import pickle
 import resource
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from filelock import FileLock
 
 from promptseg.training import snapshots as snapshots_module
-from promptseg.training.snapshots import Snapshots, fingerprint, open_snapshots
+from promptseg.training.snapshots import ABANDONED_DAYS, ABANDONED_KEPT, Snapshots, fingerprint, open_snapshots
 
 STATE = {"step": 3, "network": {"w": torch.arange(500.0)}, "optimizer": None, "curve": [{"loss": None, "step": 0}]}
 
@@ -147,6 +148,14 @@ def test_equal_runs_have_equal_fingerprints_wherever_they_are(tmp_path):
     assert fingerprint({"a": 1, "b": (64, 97)}, _tree(tmp_path / "three")) != one
 
 
+def test_compiled_python_gives_no_other_fingerprint(tmp_path):
+    files = _tree(tmp_path)
+    before = fingerprint({}, files)
+    (tmp_path / "images/__pycache__").mkdir()
+    (tmp_path / "images/__pycache__/code.pyc").write_text("x")
+    assert fingerprint({}, files) == before
+
+
 def test_finished_states_of_others_go_and_unfinished_ones_stay(tmp_path):
     for run in ("finished", "killed", "mine"):
         with open_snapshots(tmp_path, run, 0) as snapshots:
@@ -156,6 +165,37 @@ def test_finished_states_of_others_go_and_unfinished_ones_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "mine"]
     with open_snapshots(tmp_path, "mine", 0) as snapshots:
         assert snapshots.restore() is not None
+
+
+def _abandon(root: Path, run: str, days: float) -> None:
+    with open_snapshots(root, run, 0) as snapshots:
+        snapshots.save(STATE)
+    saved = time.time() - days * 24 * 3600
+    os.utime(root / run / "state.pt", (saved, saved))
+
+
+def test_of_abandoned_states_the_newest_stay_until_they_are_old(tmp_path):
+    for days in range(ABANDONED_KEPT + 2):
+        _abandon(tmp_path / "many", f"{days} days", days)
+    _abandon(tmp_path / "old", "just young enough", ABANDONED_DAYS - 1)
+    _abandon(tmp_path / "old", "too old", ABANDONED_DAYS + 1)
+    for root in tmp_path.iterdir():
+        with open_snapshots(root, "mine", 0):
+            pass
+    kept = {path.name for path in (tmp_path / "many").iterdir()}
+    assert kept == {"mine", *(f"{days} days" for days in range(ABANDONED_KEPT))}
+    assert {path.name for path in (tmp_path / "old").iterdir()} == {"mine", "just young enough"}
+
+
+def test_an_old_state_that_a_process_is_training_from_stays(tmp_path):
+    _abandon(tmp_path, "in use", ABANDONED_DAYS + 1)
+    with open_snapshots(tmp_path, "in use", 0) as in_use:
+        with open_snapshots(tmp_path, "mine", 0):
+            pass
+        assert in_use.restore() is not None
+    with open_snapshots(tmp_path, "mine", 0):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
 def test_a_finished_state_that_another_process_reads_stays(tmp_path):

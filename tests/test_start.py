@@ -10,7 +10,7 @@ from networks import drawn, micro, micro_network
 from trainings import short_training
 
 from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
-from promptseg.checkpoints.convert import restore
+from promptseg.checkpoints.published import restore
 from promptseg.checkpoints.start import BUILDERS, Start, starting_point
 from promptseg.files import sha256_of
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention

@@ -11,8 +11,8 @@ from promptseg.datasets.preprocess import CANVAS, mask_to_canvas
 from promptseg.metrics import overlap
 from promptseg.networks.xdecoder.model import Prediction, masks_to_canvas
 from promptseg.training.data import GroundingData
+from promptseg.training.sampling import WHOLE
 from promptseg.training.validation import validate
-from promptseg.training.views import WHOLE
 
 CPU = torch.device("cpu")
 RES = 192

@@ -43,7 +43,6 @@ _CONFIG = FinetuneConfig(
     flip=False,
     zoom=(1.0, 1.0),
     processes=1,
-    shard=False,
     workers=0,
     compile=False,
     checkpoint_activations=False,
@@ -69,8 +68,8 @@ def few_scenes() -> dict[str, Path]:
 
 def splits(config: FinetuneConfig) -> Splits:
     """Open the scenes as a training does; what was prepared once stays prepared."""
-    seen = _open("train", (config.val_res,)) if config.train_phrases else None
-    return Splits(_open("train", config.res), _open("val", (config.val_res,)), seen)
+    scored = _open("train", (config.val_res,)) if config.train_phrases else None
+    return Splits(_open("train", config.res), _open("val", (config.val_res,)), scored)
 
 
 @cache

@@ -58,6 +58,7 @@ __all__ = [
     "Source",
     "check_res",
     "load_yaml",
+    "read_code",
     "read_data_config",
     "read_params",
     "read_paths",
@@ -103,6 +104,12 @@ def read_paths(root: Path) -> dict[str, Path]:
     """Read the artefacts' paths from dvc.yaml, below `root`, by their names there: for commands that are no stage."""
     pipeline = cast(dict[str, Any], load_yaml(root / PIPELINE_FILE))
     return {name: root / path for name, path in pipeline["vars"][0]["path"].items()}
+
+
+def read_code(root: Path, stage: str) -> list[Path]:
+    """Read from dvc.yaml which files and folders of code a stage depends on, below `root`; no artefacts."""
+    pipeline = cast(dict[str, Any], load_yaml(root / PIPELINE_FILE))
+    return [root / dep for dep in pipeline["stages"][stage]["deps"] if dep.startswith(("src/", "stages/"))]
 
 
 def read_data_config(root: Path, name: str) -> DataConfig:

@@ -88,7 +88,6 @@ class FinetuneConfig:
     snapshot_every_s: NotNegative
     cache_gib: NotNegative
     processes: Count
-    shard: bool
     workers: Whole
     compile: bool
     checkpoint_activations: bool

@@ -32,14 +32,16 @@ class Bar:
     mark: float | None = None
 
 
-def read_curve(path: Path) -> pd.DataFrame:
-    """Read a CSV of numbers; an empty cell is NaN. Raises ValueError, with line and column, for one that is neither."""
-    table = pd.read_csv(path)
-    for column in table:
-        wrong = table[column][pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()]
-        for index, cell in wrong.items():
-            raise ValueError(f"{path}:{index + 2}, {column}: got {cell!r}, wanted a number or an empty cell")
-    return table
+def read_curve(folder: Path) -> pd.DataFrame:
+    """Read DVCLive's tables, `<figure>.tsv` with the columns step and <figure>: a row for each step, a column for each.
+
+    A figure that a step does not have is NaN. Raises ValueError when a table is damaged, or there is none.
+    """
+    try:
+        tables = [pd.read_csv(path, sep="\t", index_col="step") for path in sorted(folder.glob("*.tsv"))]
+        return pd.concat(tables, axis=1).sort_index().astype(float).reset_index()
+    except ValueError as error:  # pandas raises its own kinds of it
+        raise ValueError(f"{folder}: got no training curve ({error}); run `dvc repro finetune`") from error
 
 
 def draw_curves(rows: pd.DataFrame, x: str, panels: Sequence[Sequence[str]]) -> str:

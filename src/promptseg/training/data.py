@@ -1,7 +1,10 @@
-"""What the network trains on and is validated with: pictures at a network's size, phrases, soft mask targets."""
+"""What the network trains on and is validated with: pictures at a network's size, phrases, soft mask targets.
+
+`Steps` are the batches of a run: of each step, this process's share, prepared here or by workers ahead of time.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.datasets.records import Rle, Sample, Split, read_samples
 from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer, read_tokens
 from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, resize_canvas
-from promptseg.training.views import LEAST_SHOWN, WHOLE, View, swap_sides
+from promptseg.params import FinetuneConfig
+from promptseg.training.sampling import LEAST_SHOWN, WHOLE, View, draw, swap_sides
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,12 @@ class GroundingData:
         self._memory: dict[tuple[str | Rle, int], Tensor] = {}
         # One block, taken from the system as it fills: small tensors that stay, scattered between large ones that come
         # and go, would keep the process at twice their size.
-        self._block = torch.empty(cache_bytes, dtype=torch.uint8)
+        try:
+            self._block = torch.empty(cache_bytes, dtype=torch.uint8)
+        except RuntimeError as error:  # torch's own, of an allocation that the system refuses
+            raise ValueError(
+                f"finetune.cache_gib: got {cache_bytes / 2**30:g}, which this machine does not have; lower it"
+            ) from error
         self._filled = 0
 
     def batch(
@@ -177,3 +187,53 @@ def soft_target(mask: Tensor, res: int, rule: CanvasRule) -> Tensor:
         res, pad = res + pad, 0
     resized = F.interpolate(mask[None, None].float(), size=(res, res), mode="bilinear", antialias=True)
     return F.avg_pool2d(F.pad(resized, (0, pad, 0, pad)), MASK_STRIDE)[0, 0]
+
+
+class Steps(Dataset[list[Batch]]):
+    """What one of `processes` trains on at a step: as many batches as gradients are accumulated over.
+
+    A step depends on the seed and its number alone, so that workers need no random state and resuming is exact.
+    Raises ValueError when the pictures of a step cannot be shared out evenly.
+    """
+
+    def __init__(self, data: GroundingData, config: FinetuneConfig, processes: int, index: int) -> None:
+        shares = processes * config.accumulate
+        if config.batch_size % shares:
+            raise ValueError(
+                f"finetune.batch_size: got {config.batch_size}, wanted a multiple of {shares}, of "
+                f"{processes} processes times finetune.accumulate {config.accumulate}"
+            )
+        self._data, self._config = data, config
+        self._processes, self._index = processes, index
+
+    def __len__(self) -> int:
+        return self._config.steps
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        drawn = draw(self._config, step, self._data.samples_of)
+        size = len(drawn.pictures) // (self._processes * self._config.accumulate)
+        parts = []
+        for micro in range(self._config.accumulate):
+            start = (micro * self._processes + self._index) * size
+            part = slice(start, start + size)
+            parts.append(self._data.batch(drawn.pictures[part], drawn.samples[part], drawn.views[part], drawn.res))
+        return parts
+
+
+def batches(steps: Steps, first: int, workers: int) -> Iterator[list[Batch]]:
+    """Every step's batches from `first` on, on the processor; workers have them ready before they are asked for."""
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, len(steps)),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=_unchanged,
+    )
+    return iter(loader)
+
+
+def _unchanged(parts: list[Batch]) -> list[Batch]:
+    return parts

@@ -1,4 +1,4 @@
-"""Who moves which weights: AdamW, or Muon for the matrices and AdamW for the rest.
+"""Which optimizer moves which weights: AdamW alone, or Muon for the matrices and AdamW for the rest.
 
 Sources: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019); Jordan et al., "Muon: An optimizer for
 hidden layers in neural networks" (2024).
@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, LrScale
-from promptseg.training.sharded_muon import ShardedMuon
 
 BASE_LR = "base_lr"  # of a group: what the schedule scales
 
@@ -24,29 +23,26 @@ def make_optimizers(network: XDecoder, config: FinetuneConfig) -> list[Optimizer
     rate, muon_rate, decay = config.learning_rate, config.muon_learning_rate, config.weight_decay
     by_muon: list[dict[str, Any]] = []
     by_adamw: list[dict[str, Any]] = []
-    for (share, decays), parameters in parameter_groups(network, config.lr_scale).items():
+    for (scale, decays), parameters in parameter_groups(network, config.lr_scale).items():
         matrices = [each for each in parameters if decays and each.ndim == 2 and muon_rate is not None]
         rest = [each for each in parameters if not (decays and each.ndim == 2 and muon_rate is not None)]
         if matrices and muon_rate is not None:
-            by_muon.append({"params": matrices, "weight_decay": decay, BASE_LR: muon_rate * share})
-        # Scalars cannot be sharded, and AdamW takes no mixture of sharded and whole weights in one group.
-        scalars, others = ([each for each in rest if (each.ndim == 0) is scalar] for scalar in (True, False))
-        for group in filter(None, (others, scalars)):
-            by_adamw.append({"params": group, "weight_decay": decay if decays else 0.0, BASE_LR: rate * share})
-    kind = ShardedMuon if config.shard else torch.optim.Muon
-    muon: list[Optimizer] = [kind(by_muon, lr=muon_rate)] if muon_rate is not None else []
+            by_muon.append({"params": matrices, "weight_decay": decay, BASE_LR: muon_rate * scale})
+        if rest:
+            by_adamw.append({"params": rest, "weight_decay": decay if decays else 0.0, BASE_LR: rate * scale})
+    muon: list[Optimizer] = [torch.optim.Muon(by_muon, lr=muon_rate)] if muon_rate is not None else []
     return [*muon, torch.optim.AdamW(by_adamw, lr=rate, fused=True)]
 
 
-def set_learning_rates(optimizers: Sequence[Optimizer], share: float) -> None:
-    """Let every group learn at `share` (0..1) of its own base rate."""
+def set_learning_rates(optimizers: Sequence[Optimizer], factor: float) -> None:
+    """Let every group learn at `factor` (0..1) times its own base rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group[BASE_LR] * share
+            group["lr"] = group[BASE_LR] * factor
 
 
-def parameter_groups(network: XDecoder, shares: LrScale) -> dict[tuple[float, bool], list[nn.Parameter]]:
-    """By share of the learning rate, and by whether they decay.
+def parameter_groups(network: XDecoder, scales: LrScale) -> dict[tuple[float, bool], list[nn.Parameter]]:
+    """Group parameters by the scale of their learning rate, and by whether they decay.
 
     Matrices and kernels do; biases, norms, scales, embeddings and query tables are left alone.
     """
@@ -54,6 +50,6 @@ def parameter_groups(network: XDecoder, shares: LrScale) -> dict[tuple[float, bo
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in network.named_parameters():
         is_table = name in tables or name.startswith("mask_decoder.query_") or name.endswith("level_embedding")
-        share = {"backbone": shares.backbone, "text_encoder": shares.text_encoder}.get(name.partition(".")[0], 1.0)
-        groups[share, parameter.ndim >= 2 and not is_table].append(parameter)
+        scale = {"backbone": scales.backbone, "text_encoder": scales.text_encoder}.get(name.partition(".")[0], 1.0)
+        groups[scale, parameter.ndim >= 2 and not is_table].append(parameter)
     return groups

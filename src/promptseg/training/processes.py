@@ -1,4 +1,4 @@
-"""Several processes that train as one: exact means over all of them, and how they are started.
+"""Where and how a network trains: device, number format, compilation, memory, and several processes as one.
 
 Under data parallelism gradients are averaged over processes. A loss is therefore written as each process's own part of
 the global sum, divided by the global count and multiplied by the number of processes: the average is then the gradient
@@ -9,11 +9,43 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
+from torch.utils.checkpoint import checkpoint
+
+from promptseg.networks.xdecoder.backbone import FocalBlock
+from promptseg.networks.xdecoder.mask_decoder import DecoderLayer
+from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.xdecoder.pixel_decoder import EncoderLayer
+from promptseg.networks.xdecoder.text_encoder import TextBlock
+from promptseg.networks.xdecoder.vit_backbone import VitBlock
+
+RECOMPUTED = (FocalBlock, VitBlock, TextBlock, EncoderLayer, DecoderLayer)
+
+
+def make_accelerator() -> Accelerator:
+    """CUDA in bfloat16 where there is a GPU (one for each process that was launched), else the processor in float32."""
+    on_gpu = torch.cuda.is_available()
+    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
+
+
+def prepare_network(network: XDecoder, compiled: bool, checkpoint_activations: bool) -> None:
+    """Change how the network computes, not what, in place; names of weights stay.
+
+    Blocks in RECOMPUTED hold no activations where `checkpoint_activations`; the parts with static shapes are compiled.
+    """
+    if checkpoint_activations:
+        for module in network.modules():
+            if type(module) in RECOMPUTED:
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+    if compiled:
+        for part in (network.backbone, network.pixel_decoder, network.text_encoder):
+            part.compile()
 
 
 def process_count() -> int:
@@ -49,20 +81,20 @@ def average(values: Tensor) -> Tensor:
     return total(values) / process_count()
 
 
-def any_process(found: bool, device: torch.device) -> bool:
-    """Whether it is `found` in any process, the same answer in all of them."""
-    return bool(total(torch.tensor(float(found), device=device)))
-
-
 def relaunched(processes: int, module: str, arguments: Sequence[str]) -> bool:
-    """Run `python -m module arguments` again in so many processes; False: that is where we are, or one is enough.
+    """Run `python -m module arguments` again in so many processes, and return True when they are done.
 
-    `accelerate launch` starts them alike, over several machines too.
-
-    Raises ValueError when one of them fails; each has said why.
+    False, and nothing is run, where one process is enough or where this is one of several: `accelerate launch` starts
+    them alike, over several machines too. Raises ValueError when there are fewer GPUs, or when a process fails (each
+    has said why).
     """
     if processes == 1 or "WORLD_SIZE" in os.environ:
         return False
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise ValueError(
+            f"finetune.processes: got {processes}, wanted at most {torch.cuda.device_count()}, the number of GPUs "
+            "here: each process takes one"
+        )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     done = subprocess.run([*launch, "--module", module, *arguments], check=False)
     if done.returncode:

@@ -1,23 +1,22 @@
-"""A whole training run: data, start, loop, and a snapshot folder of its own."""
+"""A whole training run: data, the weights to start from, the loop, and a snapshot folder of its own."""
 
-import csv
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from promptseg.checkpoints.start import starting_point
-from promptseg.files import atomic_path, write_json
+from promptseg.files import write_json
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig
+from promptseg.training.curve import DIGITS, LiveCurve
 from promptseg.training.data import GroundingData
-from promptseg.training.device import make_accelerator
-from promptseg.training.loop import TERMS, Outcome, Splits, finetune
-from promptseg.training.sharding import check_shard, whole_network
+from promptseg.training.loop import Outcome, Splits, finetune
+from promptseg.training.processes import make_accelerator
 from promptseg.training.snapshots import fingerprint, open_snapshots
-
-CODE = Path(__file__).resolve().parent.parent  # a snapshot made by other code is not resumed
-CURVE_COLUMNS = ("step", "loss", *TERMS, "val_miou", "train_miou")
 
 
 @dataclass(frozen=True)
@@ -34,41 +33,51 @@ class Run:
     ledger: dict[str, Any]
 
 
-def run_finetune(model: str, config: FinetuneConfig, images: Path, samples: Path, tokens: Path, cache: Path) -> Run:
+def run_finetune(
+    model: str,
+    config: FinetuneConfig,
+    images: Path,
+    samples: Path,
+    tokens: Path,
+    cache: Path,
+    code: Sequence[Path],
+    curve: Path,
+) -> Run:
     """Train on the train split, validate on val; a killed run goes on from its last snapshot below `cache`.
 
-    Without steps nothing is trained, and nothing validated either: that would take a large network longer than all the
-    rest of the chain, which scores what it deploys anyway.
+    `code` are the files and folders of code that decide the result: a snapshot that other code made is not resumed.
+    The curve is written to the folder `curve` while it grows. Without steps nothing is trained, and nothing validated
+    either: that would take a large network longer than all the rest of the chain, which scores what it deploys anyway.
+
+    Raises ValueError for whatever params.yaml asks for that cannot be had, a GPU's memory included.
     """
     accelerator = make_accelerator()
-    check_shard(config.shard, accelerator.num_processes)
     writes = accelerator.is_main_process
     start = starting_point(model, config, cache / "init")
     if config.steps == 0:
-        return Run(start.network, Outcome(0, None, [{"step": 0}]), start.init_sha256, writes, start.ledger)
+        outcome = Outcome(0, None, [{"step": 0}])
+        LiveCurve(curve if writes else None, outcome.curve).close()
+        return Run(start.network, outcome, start.init_sha256, writes, start.ledger)
     budget = int(config.cache_gib * 2**30)
     open_split = partial(GroundingData, images, samples, tokens, canvas_rule=start.network.config.canvas_rule)
     splits = Splits(
         train=open_split("train", config.res, budget),
         val=open_split("val", [config.val_res], budget),
-        seen=open_split("train", [config.val_res], 0) if config.train_phrases else None,
+        train_scored=open_split("train", [config.val_res], 0) if config.train_phrases else None,
     )
     identity = {"model": model, "finetune": asdict(config), "init_sha256": start.init_sha256}
-    name = fingerprint(identity, [samples, tokens, images, *sorted(CODE.rglob("*.py"))])
-    with open_snapshots(cache / "finetune", name, config.snapshot_every_s, writes=writes) as state:
+    name = fingerprint(identity, [samples, tokens, images, *code])
+    with open_snapshots(cache / "finetune", name, config.snapshot_every_s, writes=writes) as snapshots:
         accelerator.wait_for_everyone()  # until the one that writes has the folder to itself
-        outcome = finetune(start.network, splits, config, state, accelerator)
-        state.finish()
-    return Run(whole_network(start.network), outcome, start.init_sha256, writes, start.ledger)
-
-
-def write_curve(path: Path, outcome: Outcome) -> None:
-    """Write the curve as CSV, one row a step; empty where a step has no such figure."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, CURVE_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in outcome.curve:
-            writer.writerow({key: round(value, 5) for key, value in row.items() if value is not None})
+        try:
+            outcome = finetune(start.network, splits, config, snapshots, accelerator, curve)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"finetune: the GPU's memory is full ({str(error).splitlines()[0]}); raise finetune.accumulate, set "
+                "finetune.checkpoint_activations, or lower finetune.batch_size or finetune.res"
+            ) from error
+        snapshots.finish()
+    return Run(start.network, outcome, start.init_sha256, writes, start.ledger)
 
 
 def write_summary(path: Path, outcome: Outcome) -> None:
@@ -78,8 +87,8 @@ def write_summary(path: Path, outcome: Outcome) -> None:
     summary = {
         "best_step": outcome.step,
         "steps": outcome.curve[-1]["step"],
-        "val_miou": None if val_miou is None else round(val_miou, 5),
-        "train_miou": None if train_miou is None else round(train_miou, 5),
-        "overfit_miou": None if train_miou is None or val_miou is None else round(train_miou - val_miou, 5),
+        "val_miou": None if val_miou is None else round(val_miou, DIGITS),
+        "train_miou": None if train_miou is None else round(train_miou, DIGITS),
+        "overfit_miou": None if train_miou is None or val_miou is None else round(train_miou - val_miou, DIGITS),
     }
     write_json(path, summary)

@@ -1,7 +1,7 @@
 """What survives a crash: a run's state, in a folder named by the hash of everything that decides the run.
 
-A run that differs in a parameter, an input file or a line of code has another folder, so that it is never resumed by
-mistake. The folder is locked while a process trains, because killing `dvc repro` leaves its child alive.
+A run that differs in a parameter, an input file or a line of its code has another folder, so that it is never resumed
+by mistake. The folder is locked while a process trains, because killing `dvc repro` leaves its child alive.
 """
 
 import hashlib
@@ -21,18 +21,24 @@ from filelock import FileLock, Timeout
 
 from promptseg.files import atomic_path, sha256_of
 
+ABANDONED_KEPT = 3  # runs that were neither finished nor resumed: the newest stay
+ABANDONED_DAYS = 30.0  # and of those, the ones whose last snapshot is younger
+
 _log = logging.getLogger(__name__)
-_FINISHED = "finished"
+_STATE, _FINISHED, _LOCK = "state.pt", "finished", "lock"
 # What torch.load raises over damaged bytes: depending on where they are, it takes the file for one of its formats.
 _DAMAGED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def fingerprint(params: dict[str, Any], files: Sequence[Path]) -> str:
-    """Hash of parameters and of the contents of files and folders, in the order given; 16 hex digits."""
+    """Hash of parameters and of the contents of files and folders, in the order given; 16 hex digits.
+
+    Compiled Python (`__pycache__`) does not count.
+    """
     digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
     for path in files:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
+            if file.is_file() and "__pycache__" not in file.parts:
                 digest.update(f"{file.relative_to(path.parent)} {sha256_of(file)}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -48,7 +54,7 @@ class Snapshots:
 
     def restore(self) -> dict[str, Any] | None:
         """Return the state saved last, or None for a new run. A damaged file raises ValueError."""
-        path = self._folder / "state.pt"
+        path = self._folder / _STATE
         if not path.is_file():
             return None
         try:
@@ -69,7 +75,7 @@ class Snapshots:
             return
         buffer = io.BytesIO()  # torch's own writer hides that a disk is full behind a RuntimeError
         torch.save(state, buffer)
-        with atomic_path(self._folder / "state.pt") as temporary:
+        with atomic_path(self._folder / _STATE) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
     def finish(self) -> None:
@@ -80,27 +86,42 @@ class Snapshots:
 
 @contextmanager
 def open_snapshots(root: Path, run: str, every_s: float, writes: bool = True) -> Iterator[Snapshots]:
-    """Lock the folder of `run` below `root` and yield its Snapshots; others' finished states are deleted unless in use.
+    """Lock the folder of `run` below `root` and yield its Snapshots; those of other runs are cleaned up.
 
     Waits while another process trains the very same run, and then finds its state. Processes that train together have
-    one that `writes`, which holds the lock for all.
+    one that `writes`, which holds the lock for all. Of other runs, states are deleted that finished, and of abandoned
+    ones all but the newest ABANDONED_KEPT that are younger than ABANDONED_DAYS; never those that a process is using.
     """
     folder = root / run
     if not writes:
         yield Snapshots(folder, every_s, writes=False)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
+    lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         _log.warning("another process trains this very run (%s); waiting for it, to go on where it stops", folder)
         lock.acquire()
     try:
-        for other in root.iterdir():
-            if other != folder and (other / _FINISHED).exists():
-                with suppress(Timeout), FileLock(other / "lock", timeout=0):
-                    shutil.rmtree(other, ignore_errors=True)
+        _clean_up([other for other in root.iterdir() if other != folder and other.is_dir()])
         yield Snapshots(folder, every_s)
     finally:
         lock.release()
+
+
+def _clean_up(others: Sequence[Path]) -> None:
+    oldest = time.time() - ABANDONED_DAYS * 24 * 3600
+    abandoned = sorted((other for other in others if not (other / _FINISHED).exists()), key=_saved_at, reverse=True)
+    kept = [other for other in abandoned[:ABANDONED_KEPT] if _saved_at(other) >= oldest]
+    for other in set(others) - set(kept):
+        with suppress(Timeout), FileLock(other / _LOCK, timeout=0):  # a process that trains holds it
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _saved_at(folder: Path) -> float:
+    """When the folder's state was written, in seconds since the epoch; where there is none yet, the folder itself."""
+    for path in (folder / _STATE, folder):
+        with suppress(OSError):  # another process may clean up at the same time
+            return path.stat().st_mtime
+    return 0.0

@@ -7,7 +7,7 @@ from promptseg.metrics import overlap
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.training.data import GroundingData
 from promptseg.training.processes import process_count, process_index, total
-from promptseg.training.views import WHOLE
+from promptseg.training.sampling import WHOLE
 
 
 @torch.inference_mode()

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptseg.export.rewrites.cross_attention import FoldedCrossAttention
+from promptseg.networks.xdecoder.layers import sine_positions
 from promptseg.networks.xdecoder.mask_decoder import LEVELS, DecoderLayer, MaskDecoder
-from promptseg.networks.xdecoder.position import sine_positions
 
 STEEP = 30_000.0  # twice in a row, within fp16: numbers beyond 1.2e-9 from zero have a sign
 

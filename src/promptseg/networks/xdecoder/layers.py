@@ -1,10 +1,17 @@
-"""Multi-head attention as X-Decoder uses it, and the additive masks that it takes."""
+"""What several parts of X-Decoder use: multi-head attention, its additive masks, and encodings of positions.
+
+Source of the encodings: Carion et al., "End-to-End Object Detection with Transformers" (2020), normalised variant.
+"""
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 BLOCKED = -10_000.0  # an additive bias that survives fp16 and whose exponential is zero in every float format
+TEMPERATURE = 10_000.0  # of the encodings: their wavelengths rise from 1 to it, in units of 1 / 2 pi of the map
+EPS = 1e-6
 
 
 class Attention(nn.Module):
@@ -37,3 +44,19 @@ class Attention(nn.Module):
 def causal_bias(length: int) -> Tensor:
     """[length, length]: BLOCKED above the diagonal, 0 elsewhere; real also where weights are shapes only."""
     return torch.full((length, length), BLOCKED, device="cpu").triu(1)
+
+
+def sine_positions(height: int, width: int, dim: int, like: Tensor) -> Tensor:
+    """[height * width, dim], row by row: first half of the channels for y, second for x; dtype and device of `like`."""
+    half = dim // 2
+    channel = torch.arange(half, device=like.device)
+    wavelength = TEMPERATURE ** (2 * (channel // 2) / half)
+
+    def encode(length: int) -> Tensor:
+        position = torch.arange(1, length + 1, device=like.device) / (length + EPS) * (2 * math.pi)
+        angle = position[:, None] / wavelength
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)  # (length, half)
+
+    y = encode(height)[:, None].expand(height, width, half)
+    x = encode(width)[None].expand(height, width, half)
+    return torch.cat((y, x), dim=2).flatten(0, 1).to(like.dtype)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.networks.xdecoder.layers import BLOCKED, Attention
-from promptseg.networks.xdecoder.position import sine_positions
+from promptseg.networks.xdecoder.layers import BLOCKED, Attention, sine_positions
 
 Attends = Literal["inside", "outside"]
 Resize = Literal["bicubic", "bilinear"]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.networks.xdecoder.layers import Attention
-from promptseg.networks.xdecoder.position import sine_positions
+from promptseg.networks.xdecoder.layers import Attention, sine_positions
 
 
 @dataclass(frozen=True)
