@@ -4,13 +4,11 @@ from pathlib import Path
 
 from promptseg.datasets.records import read_samples
 from promptseg.datasets.tokenizer import ClipTokenizer, write_tokens
-from promptseg.params import read_params
-from stages import ROOT, run_stage
+from stages import run_stage
 
 
 def tokenize(samples: Path, tokens: Path) -> None:
     """See the module."""
-    read_params(ROOT)
     write_tokens(tokens, ClipTokenizer().encode_all([sample.phrase for sample in read_samples(samples)]))
 
 

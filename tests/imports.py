@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "src" / "promptseg"
+SHARED_BY_STAGES = ROOT / "stages" / "__init__.py"
 
 
 def library_files() -> list[Path]:
@@ -49,7 +50,10 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def reached_files(path: Path) -> set[Path]:
-    """Return every file of the project that running `path` imports, `path` included, packages' own files too."""
+    """Return every file of the project that running `path` imports, `path` included, packages' own files too.
+
+    What stages/__init__.py imports is left out: it refuses to run or not, and changes no artefact.
+    """
     reached: set[Path] = set()
     waiting = [path]
     while waiting:
@@ -57,6 +61,8 @@ def reached_files(path: Path) -> set[Path]:
         if current in reached:
             continue
         reached.add(current)
+        if current == SHARED_BY_STAGES:
+            continue
         for module in imported_modules(current):
             parts = module.split(".")
             prefixes = (".".join(parts[:length]) for length in range(1, len(parts) + 1))

@@ -45,7 +45,9 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_mistake_in_params_stops_every_stage_before_any_work(project: Path, name: str) -> None:
     set_params(project, res="abc")
-    assert refusal(project, name) == "error: res: got 'abc', wanted a whole number"
+    assert (
+        refusal(project, name) == "error: res: got 'abc', wanted a whole number of pixels from 64 to 1024, the canvas"
+    )
 
 
 @pytest.mark.slow
@@ -189,7 +191,7 @@ def test_a_hub_without_a_graph_says_so(project: Path, name: str) -> None:
 @pytest.mark.slow
 def test_scores_of_nothing_are_refused(project: Path) -> None:
     write_samples(project)
-    for name in ("predictions", "pictures"):
+    for name in ("predictions", "objects"):
         (project / f"data/{name}.jsonl").write_text("")
     assert "got no predictions, wanted at least one" in refusal(project, "score")
 

@@ -102,7 +102,7 @@ def params_of(content: object) -> Params:
 
 def read_paths(root: Path) -> dict[str, Path]:
     """Read the artefacts' paths from dvc.yaml, below `root`, by their names there: for commands that are no stage."""
-    pipeline = cast(dict[str, Any], load_yaml(root / PIPELINE_FILE))
+    pipeline = load_yaml(root / PIPELINE_FILE)
     return {name: root / path for name, path in pipeline["vars"][0]["path"].items()}
 
 
@@ -142,7 +142,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
-def load_yaml(path: Path) -> object:
+def load_yaml(path: Path) -> Any:
     """Read a YAML file. Raises ValueError when it is missing or no YAML."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
