@@ -19,7 +19,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,10 @@ from promptseg.hubs.local.hub import BINARY, PROFILE, WRAPPER
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.profile import DEVICES, read_simulated_cost
 from promptseg.hubs.local.session import Chip, CompileRequest
+from promptseg.networks.xdecoder.model import XDecoder
 
 OPSET = 18
+GRAPHS = ("published", "plain", "deployed")
 TABLES = ROOT / "docs" / "data"
 DEVICE = DEVICES[0]
 
@@ -99,7 +102,7 @@ def main() -> None:
     parser.add_argument("what", choices=("npu", "host"))
     parser.add_argument("--model", choices=MODELS, default="focal_t")
     parser.add_argument("--res", type=int, nargs="+", required=True)
-    parser.add_argument("--graph", choices=("published", "plain", "deployed"), default="deployed")
+    parser.add_argument("--graph", choices=GRAPHS, default="deployed")
     parser.add_argument("--without", choices=REWRITES, nargs="*", default=())
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tables", type=Path, default=TABLES)
@@ -108,21 +111,29 @@ def main() -> None:
     network = make_network(arguments.model)
     for res in arguments.res:
         key = Key(arguments.model, res, arguments.graph, " ".join(arguments.without))
-        deployed = DeployedGraph(network, res, [name for name in REWRITES if name not in arguments.without])
-        graphs = {"published": PublishedGraph(network, res), "plain": PlainGraph(network, res), "deployed": deployed}
         if arguments.what == "npu":
-            graph = graphs[arguments.graph]
-            _fill(arguments.tables / "graph_npu.csv", key, lambda: measure_npu(graph))  # noqa: B023
+            measure = partial(measure_npu, partial(make_graph, network, key))
         else:
-            measure = lambda: measure_host(graphs, arguments.runs)  # noqa: B023, E731
-            _fill(arguments.tables / "graph_host.csv", key, measure)
+            makers = {graph: partial(make_graph, network, replace(key, graph=graph)) for graph in GRAPHS}
+            measure = partial(measure_host, makers, arguments.runs)
+        _fill(arguments.tables / f"graph_{arguments.what}.csv", key, measure)
 
 
-def measure_npu(graph: nn.Module) -> NpuRow:
-    """Compile once, for the simulator's chip."""
+def make_graph(network: XDecoder, key: Key) -> nn.Module:
+    """Build the graph that `key` is about."""
+    if key.graph == "published":
+        return PublishedGraph(network, key.res)
+    if key.graph == "plain":
+        return PlainGraph(network, key.res)
+    return DeployedGraph(network, key.res, [name for name in REWRITES if name not in key.without.split()])
+
+
+def measure_npu(make: Callable[[], nn.Module]) -> NpuRow:
+    """Compile the graph once, for the simulator's chip."""
+    graph = make().eval()
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         path, wrapper, profile = (Path(scratch) / name for name in ("graph.onnx", WRAPPER, PROFILE))
-        trace_graph(graph.eval(), OPSET, path)
+        trace_graph(graph, OPSET, path)
         nodes, gflops = len(onnx.load(path, load_external_data=False).graph.node), count_flops(graph) / 1e9
         chip = Chip(DEVICE.htp_arch, DEVICE.simulator_soc_model, DEVICE.vtcm_mb)
         start = time.perf_counter()
@@ -150,14 +161,14 @@ def measure_npu(graph: nn.Module) -> NpuRow:
         )
 
 
-def measure_host(graphs: Mapping[str, nn.Module], runs: int) -> HostRow:
+def measure_host(makers: Mapping[str, Callable[[], nn.Module]], runs: int) -> HostRow:
     """Run the graphs in turn on ONNX Runtime, so that whatever else the machine does hits all of them."""
     samples = make_inputs()
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         sessions = {}
-        for name, graph in graphs.items():
+        for name, make in makers.items():
             path = Path(scratch) / f"{name}.onnx"
-            trace_graph(graph.eval(), OPSET, path)
+            trace_graph(make().eval(), OPSET, path)
             sessions[name] = HostSession(path)
         masks = {name: np.stack([session.run(sample) for sample in samples]) for name, session in sessions.items()}
         times: dict[str, list[float]] = {name: [] for name in sessions}

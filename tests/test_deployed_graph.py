@@ -11,7 +11,7 @@ from torch import Tensor
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask
-from promptseg.export.rewrites.mask import upsampling_matrix
+from promptseg.export.rewrites.features import upsampling_matrix
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, XDecoder, masks_to_canvas, tiny

@@ -12,13 +12,11 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from promptseg.export.rewrites.backbone import FoldedBlock
+from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
 from promptseg.export.rewrites.decoder import MatrixDecoder
-from promptseg.export.rewrites.features import LevelFeatures, ProductMask, ResizedFeatures, TapMask
-from promptseg.export.rewrites.mask import CanvasMask
+from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
 from promptseg.export.rewrites.pyramid import MatrixConvNorm
 from promptseg.export.rewrites.split_conv import LEAST_INPUTS
-from promptseg.export.rewrites.stem import FoldedStem
 from promptseg.hubs.local import tensors
 from promptseg.hubs.local.profile import DEVICES
 from promptseg.hubs.local.session import qnn_available

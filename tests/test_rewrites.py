@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from promptseg.export.deployed_graph import REWRITES, DeployedGraph, plain_mask
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS
-from promptseg.export.rewrites.backbone import FoldedBlock
+from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
 from promptseg.export.rewrites.features import (
     LevelFeatures,
@@ -21,7 +21,6 @@ from promptseg.export.rewrites.features import (
 )
 from promptseg.export.rewrites.pyramid import MatrixConvNorm
 from promptseg.export.rewrites.split_conv import LEAST_INPUTS, PARTS, SplitConv
-from promptseg.export.rewrites.stem import FoldedStem
 from promptseg.export.rewrites.substitute import substituted
 from promptseg.networks.xdecoder.backbone import Downsample, FocalBlock
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
@@ -119,6 +118,14 @@ def test_resized_features_at_any_size(cells: int, rule: MaskAttention) -> None:
     with torch.inference_mode():
         for made, size in zip(ResizedFeatures(decoder, cells, sizes)(x), sizes, strict=True):
             close(made, decoder._resize_features(x, torch.Size((size, size))))
+
+
+def test_a_matrix_is_made_only_for_the_resize_that_reads_it() -> None:
+    buffers = {
+        rule.resize: [name for name, _ in ResizedFeatures(micro_network(rule).mask_decoder, 16, [2, 4]).named_buffers()]
+        for rule in (INSIDE, OUTSIDE)
+    }
+    assert buffers == {"bicubic": ["matrix2", "matrix4"], "bilinear": []}
 
 
 def test_level_features_are_for_means_of_two_by_two() -> None:

@@ -10,12 +10,10 @@ from typing import Literal, cast, get_args
 from torch import Tensor, nn
 
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.export.rewrites.backbone import FoldedBlock
+from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
-from promptseg.export.rewrites.features import LevelFeatures, ProductMask, ResizedFeatures, TapMask
-from promptseg.export.rewrites.mask import CanvasMask
+from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
 from promptseg.export.rewrites.pyramid import MatrixConvNorm
-from promptseg.export.rewrites.stem import FoldedStem
 from promptseg.export.rewrites.substitute import Maker, substituted
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
 from promptseg.networks.xdecoder.mask_decoder import LEVELS

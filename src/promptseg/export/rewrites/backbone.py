@@ -1,10 +1,43 @@
-"""Focal blocks whose constants are folded into their weights."""
+"""The Focal backbone with constants folded into weights: the picture's normalisation, layer scales, residuals."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.networks.xdecoder.backbone import DepthwiseConv, FocalBlock, FocalModulation
+from promptseg.networks.xdecoder.backbone import DepthwiseConv, Downsample, FocalBlock, FocalModulation
+
+
+class FoldedStem(nn.Module):
+    """(x - mean) / std, then the first stage's `Downsample`, for a picture of `res` x `res`.
+
+    Zeros that the convolution adds around the normalised picture are not zeros of the picture: what the mean
+    contributes is a constant map that differs at the border. Its inner value is a bias; the rest is added.
+    """
+
+    border: Tensor
+
+    def __init__(self, stem: Downsample, mean: Tensor, std: Tensor, res: int) -> None:
+        super().__init__()
+        conv = stem.conv
+        assert conv.bias is not None
+        weight = conv.weight.detach() / std
+        kernel = conv.kernel_size[0]
+        self.padding = (0, -res % stem.stride, 0, -res % stem.stride)
+        self.conv = nn.Conv2d(3, conv.out_channels, kernel, stem.stride, kernel // 2)
+        self.conv.weight = nn.Parameter(weight.clone())
+        means = F.pad(mean.detach().expand(1, 3, res, res), self.padding)
+        share = F.conv2d(means, weight, stride=stem.stride, padding=kernel // 2)
+        inner = (weight * mean).sum((1, 2, 3))
+        self.conv.bias = nn.Parameter(conv.bias.detach() - inner)
+        border = inner.view(-1, 1, 1) - share
+        border[border.abs() < 1e-4 * inner.abs().max()] = 0  # rounding: there the mean is whole
+        self.register_buffer("border", border.permute(0, 2, 3, 1).contiguous(), persistent=False)
+        self.norm = stem.norm
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Float (1, res, res, 3), RGB 0..255 -> (1, h, w, C) at stride 4."""
+        x = self.conv(F.pad(picture.permute(0, 3, 1, 2), self.padding)).permute(0, 2, 3, 1)
+        return self.norm(x + self.border)
 
 
 class FoldedBlock(nn.Module):
@@ -56,7 +89,7 @@ class FoldedModulation(nn.Module):
 
 
 def _with_residual(conv: DepthwiseConv) -> DepthwiseConv:
-    """X + conv(x) as one convolution: 1 more in the middle of every kernel."""
+    """Return a convolution that computes x + conv(x): 1 is added in the middle of every kernel."""
     middle = conv.kernel_size[0] // 2
     folded = DepthwiseConv(conv.in_channels, conv.kernel_size[0], bias=True)
     assert conv.bias is not None
@@ -68,7 +101,7 @@ def _with_residual(conv: DepthwiseConv) -> DepthwiseConv:
 
 
 def _scaled(linear: nn.Linear, scale: Tensor | float, bias: bool = True) -> nn.Linear:
-    """`linear` with its outputs times `scale` (its bias only if `bias`)."""
+    """Return `linear` with its outputs times `scale`, one number or one per output; without `bias`, its bias stays."""
     scale = torch.as_tensor(scale, dtype=linear.weight.dtype).reshape(-1)
     folded = nn.Linear(linear.in_features, linear.out_features)
     folded.weight = nn.Parameter(linear.weight.detach() * scale[:, None])

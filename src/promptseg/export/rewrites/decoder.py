@@ -7,28 +7,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.export.rewrites.cross_attention import FoldedCrossAttention
-from promptseg.networks.xdecoder.layers import sine_positions
+from promptseg.networks.xdecoder.layers import BLOCKED, sine_positions
 from promptseg.networks.xdecoder.mask_decoder import LEVELS, DecoderLayer, MaskDecoder
 
 STEEP = 30_000.0  # twice in a row, within fp16: numbers beyond 1.2e-9 from zero have a sign
 
 
 class PlainDecoder(nn.Module):
-    """`MaskDecoder.forward_layers` as it is, and the choice of the query that is most like the phrase."""
+    """`MaskDecoder.forward_layers` unchanged, then the query that is most like the phrase."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(self, mask_features: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
-        """Mask features (1, M, h, w), LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
+        """Mask features (1, M, h, w), LEVELS maps (1, C, ., .), phrase (1, C) -> mask embedding (1, M)."""
         state = self.decoder.forward_layers(mask_features, list(pyramid), phrase)[-1][0]
         return best_kernel(self.decoder, state, phrase)
 
 
 class MatrixDecoder(nn.Module):
-    """`MaskDecoder.forward_layers`, and the choice of the query that is most like the phrase.
+    """`MaskDecoder.forward_layers` on matrices, then the query that is most like the phrase.
 
     Positions are constants. What the level embedding adds to keys changes no attention and is left out; what it adds to
     values is a constant of the layer.
@@ -52,7 +51,12 @@ class MatrixDecoder(nn.Module):
             self.register_buffer(f"positions{level}", positions.contiguous(), persistent=False)
 
     def forward(self, finest: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
-        """What `level_features` takes, LEVELS maps (1, C, ., .), phrase (1, C) -> kernel of the best query (1, M)."""
+        """Answer one phrase.
+
+        finest: what `level_features` takes: mask features (1, M, h, w), or the map (1, C, h, w) that they come from.
+        pyramid: LEVELS maps (1, C, ., .), coarsest first. phrase: its embedding (1, C).
+        Returns the mask embedding (1, M) of the query that is most like the phrase.
+        """
         decoder = self.decoder
         keys = [_pixels(x + getattr(self, f"positions{level}")) for level, x in enumerate(pyramid)]
         values = keys if decoder.values_carry_positions else [_pixels(x) for x in pyramid]
@@ -62,19 +66,61 @@ class MatrixDecoder(nn.Module):
         positions = torch.cat((decoder.query_position, text))
         state = decoder.norm(queries)
         layers = cast(Iterable[DecoderLayer], self.layers)
-        for index, (look, layer) in enumerate(zip(self.cross_attentions, layers, strict=True)):
+        for index, (cross_attend, layer) in enumerate(zip(self.cross_attentions, layers, strict=True)):
             level = index % LEVELS
             blocked = self._blocked(decoder.mask_embedding(state) @ features[level].T)
-            queries = look(queries, decoder.query_position, keys[level], values[level], blocked)
+            queries = cross_attend(queries, decoder.query_position, keys[level], values[level], blocked)
             queries, text = layer.self_attend(torch.cat((queries, text))[None], positions[None])[0].split((count, 1))
             state = decoder.norm(queries)
         return best_kernel(decoder, state, phrase)
 
     def _blocked(self, masks: Tensor) -> Tensor:
-        """Mask logits (Q, N) -> 1 where the rule forbids to look, else 0; comparisons as arithmetic."""
+        """Mask logits (Q, N) -> 1 where the rule forbids a query to attend, else 0; comparisons as arithmetic."""
         inside = ((masks * STEEP).clamp(-1, 1) * STEEP + 1).clamp(0, 1)  # 1 where masks >= 0
         # An empty mask blocks nothing: then the largest value is 0. Blocked everywhere amounts to blocked nowhere.
         return inside.amax(dim=1, keepdim=True) - inside if self.inside else inside
+
+
+class FoldedCrossAttention(nn.Module):
+    """`DecoderLayer.cross_attend` for one picture and one phrase: many pixels, few queries, plain matrix products.
+
+    The pixels are neither projected nor cut into heads, which moves each of them several times on an NPU: scores are
+    (q W_k^T) x^T instead of q (x W_k)^T, and results (attention x) W_v instead of attention (x W_v). A constant in the
+    keys adds the same to all scores of a query, which softmax ignores; one in the values passes through, because
+    attention sums to 1. Rows of scores are ordered head by head.
+    """
+
+    spread: Tensor
+
+    def __init__(self, layer: DecoderLayer, queries: int, level_embedding: Tensor) -> None:
+        super().__init__()
+        attention = layer.cross_attention
+        self.heads = attention.heads
+        dim = attention.out_proj.in_features
+        size = dim // self.heads
+        weights, biases = attention.in_proj.weight.detach().chunk(3), attention.in_proj.bias.detach().chunk(3)
+        self.query = _linear(weights[0] * size**-0.5, biases[0] * size**-0.5)
+        self.key = nn.Parameter(weights[1].view(self.heads, size, dim).clone())
+        self.value = nn.Parameter(weights[2].view(self.heads, size, dim).transpose(1, 2).clone())
+        constant = weights[2] @ level_embedding + biases[2]
+        self.out = _linear(attention.out_proj.weight.detach(), attention.out_proj(constant).detach())
+        self.norm = layer.cross_norm
+        spread = torch.eye(queries).repeat(self.heads, 1) * BLOCKED
+        spread[:, 0] = 0  # the first query attends everywhere
+        self.register_buffer("spread", spread, persistent=False)
+
+    def forward(self, queries: Tensor, positions: Tensor, keys: Tensor, values: Tensor, blocked: Tensor) -> Tensor:
+        """Update the queries by what they attend to.
+
+        queries, positions: (Q, C). keys, values: pixels (N, C), without the level's embedding. blocked: (Q, N), 1 where
+        a query may not attend, else 0. Returns the updated queries (Q, C).
+        """
+        count, dim = queries.shape
+        q = self.query(queries + positions).view(count, self.heads, -1).transpose(0, 1)  # (heads, Q, C / heads)
+        # A product repeats the bias for each head: adding one that broadcasts costs more than the attention itself.
+        scores = (q @ self.key).reshape(-1, dim) @ keys.T + self.spread @ blocked  # (heads * Q, N)
+        attended = (scores.softmax(-1) @ values).view(self.heads, count, dim) @ self.value
+        return self.norm(queries + self.out(attended.transpose(0, 1).reshape(count, dim)))
 
 
 def best_kernel(decoder: MaskDecoder, state: Tensor, phrase: Tensor) -> Tensor:
@@ -87,3 +133,9 @@ def best_kernel(decoder: MaskDecoder, state: Tensor, phrase: Tensor) -> Tensor:
 def _pixels(x: Tensor) -> Tensor:
     """(1, C, h, w) -> (h * w, C), by way of channels last, which is how an NPU stores it."""
     return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight, linear.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    return linear

@@ -1,7 +1,7 @@
-"""Mask features only where they are read: at the decoder's three sizes, and for one mask.
+"""Mask features only where they are read, at the decoder's three sizes and for one mask; and that mask on the canvas.
 
-`mask_features` is a linear 3x3 convolution, and so is every resize: they may change places. What is resized is then
-what the convolution would see through each of its nine windows.
+`mask_features` is a linear 3x3 convolution, and a resize is linear, too: they may change places. What is resized is
+then what the convolution would see through each of its nine windows.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.rewrites.split_conv import SplitConv
 from promptseg.networks.xdecoder.mask_decoder import MaskDecoder
+from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, masks_to_canvas
 
 TAPS = 3  # of the convolution, along each axis
+STEEPNESS = 1000.0  # the sigmoid that decides a pixel leaves 0 and 1 only for logits within a few thousandths of zero
 
 
 class ResizedFeatures(nn.Module):
@@ -27,7 +30,7 @@ class ResizedFeatures(nn.Module):
         self.decoder = decoder
         self.sizes = tuple(sizes)
         self.bilinear = decoder.rule.resize == "bilinear"
-        for size in sizes:
+        for size in () if self.bilinear else self.sizes:
             self.register_buffer(f"matrix{size}", resizing_matrix(decoder, cells, size), persistent=False)
 
     def forward(self, features: Tensor) -> list[Tensor]:
@@ -38,7 +41,7 @@ class ResizedFeatures(nn.Module):
 
 
 class LevelFeatures(nn.Module):
-    """The same from the map before the convolution, where `pays`.
+    """`mask_features`, then `ResizedFeatures`, from the map before that convolution; only where `pays` says so.
 
     A bilinear resize to half or a quarter takes the mean of 2x2 values; the coarsest level goes through one matrix per
     axis, which for an eighth is quicker too.
@@ -46,7 +49,10 @@ class LevelFeatures(nn.Module):
 
     @staticmethod
     def pays(decoder: MaskDecoder, cells: int) -> bool:
-        """Tell whether half and a quarter are such means; matrices would cost more than the convolution saves."""
+        """Tell whether resizing to half and a quarter takes the mean of 2x2 values.
+
+        Elsewhere matrices would be needed, which cost more than the convolution saves.
+        """
         return decoder.rule.resize == "bilinear" and cells % 4 == 0
 
     def __init__(self, conv: nn.Conv2d, decoder: MaskDecoder, cells: int, sizes: Sequence[int]) -> None:
@@ -135,18 +141,18 @@ class SampledConv(nn.Module):
 
 
 class ProductMask(nn.Module):
-    """One mask from features (1, M, h, w) that were computed: kernel (1, M) -> logits (h, w).
+    """One query's mask from mask features, by a product.
 
     The small operand stands on the right, where an NPU repacks what it did not know before.
     """
 
     def forward(self, kernel: Tensor, features: Tensor) -> Tensor:
-        """See the class."""
+        """Mask embedding (1, M), mask features (1, M, h, w) -> mask logits (h, w)."""
         return (features.permute(0, 2, 3, 1) @ kernel.T)[0, :, :, 0]
 
 
 class TapMask(nn.Module):
-    """One mask from the map (1, C, h, w) before `conv`: a convolution to one channel whose kernel the query makes.
+    """One query's mask from the map before `conv`, by a convolution to one channel whose kernel the query makes.
 
     Each of its nine taps is a product on the whole map; a fixed convolution shifts and sums them.
     """
@@ -164,16 +170,40 @@ class TapMask(nn.Module):
         self.register_buffer("shifts", shifts, persistent=False)
 
     def forward(self, kernel: Tensor, x: Tensor) -> Tensor:
-        """See the class."""
+        """Mask embedding (1, M), map (1, C, h, w) -> mask logits (h, w)."""
         taps = (kernel @ self.taps).view(TAPS * TAPS, self.channels)
         products = (x.permute(0, 2, 3, 1) @ taps.T).permute(0, 3, 1, 2)  # (1, 9, h, w)
         return F.conv2d(products, self.shifts, padding=1)[0, 0] + kernel @ self.bias
+
+
+class CanvasMask(nn.Module):
+    """Logits at stride 4 to a decision on the canvas: the resize is two products with a constant matrix."""
+
+    upsample: Tensor
+
+    def __init__(self, res: int, rule: CanvasRule) -> None:
+        super().__init__()
+        self.register_buffer("upsample", upsampling_matrix(res, rule), persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(h, w) -> (CANVAS, CANVAS), 0 to 1."""
+        return torch.sigmoid(self.upsample @ logits @ self.upsample.T * STEEPNESS)
 
 
 def resizing_matrix(decoder: MaskDecoder, cells: int, size: int) -> Tensor:
     """Float [size, cells]: the decoder's resize along one axis, as the matrix of that linear map."""
     units = torch.eye(cells).view(cells, 1, cells, 1).repeat(1, 1, 1, 2)  # of one column torch resizes no rows
     return decoder._resize_features(units, torch.Size((size, 2)))[:, 0, :, 0].T.contiguous()
+
+
+def upsampling_matrix(res: int, rule: CanvasRule) -> Tensor:
+    """Float [CANVAS, ceil(res / 4)]: `masks_to_canvas` along one axis, as the matrix of that linear map."""
+    cells = -(-res // MASK_STRIDE)
+    matrix = torch.empty(CANVAS, cells)
+    for cell, unit in enumerate(torch.eye(cells)):  # one canvas at a time: all of them take 1 GB at the largest res
+        rows = unit.view(1, cells, 1).expand(-1, -1, cells)
+        matrix[:, cell] = masks_to_canvas(rows, res, CANVAS, rule)[0, :, CANVAS // 2]
+    return matrix
 
 
 def _sampled(x: Tensor, matrix: Tensor) -> Tensor:

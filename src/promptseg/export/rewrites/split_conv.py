@@ -11,7 +11,7 @@ LEAST_INPUTS = 512  # with fewer channels nothing was won
 
 
 class SplitConv(nn.Module):
-    """A convolution by `weight` (M, C, k, k), in PARTS over shares of its C inputs where C is at least LEAST_INPUTS."""
+    """A convolution by `weight` (M, C, k, k), as the sum of PARTS over its inputs' shares where C >= LEAST_INPUTS."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
