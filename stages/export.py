@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from promptseg.checkpoints.checkpoint import load_checkpoint
-from promptseg.export.onnx_export import export_graph
+from promptseg.export.onnx_export import export_graph, write_ops
 from promptseg.files import sha256_of, write_json
 from promptseg.hubs.host import GraphInputs
 from promptseg.params import read_params
 from stages import ROOT, run_stage
 
 
-def export_stage(checkpoint: Path, images: Path, samples: Path, tokens: Path, graph: Path, export: Path) -> None:
+def export_stage(
+    checkpoint: Path, images: Path, samples: Path, tokens: Path, graph: Path, export: Path, ops: Path
+) -> None:
     """See the module."""
     params = read_params(ROOT)
     network, provenance = load_checkpoint(checkpoint)
@@ -25,7 +27,8 @@ def export_stage(checkpoint: Path, images: Path, samples: Path, tokens: Path, gr
         checkpoint_sha256=sha256_of(checkpoint),
     )
     write_json(export, report.to_json())
+    write_ops(graph, ops)
 
 
 if __name__ == "__main__":
-    run_stage(export_stage, __doc__, "checkpoint", "images", "samples", "tokens", "graph", "export")
+    run_stage(export_stage, __doc__, "checkpoint", "images", "samples", "tokens", "graph", "export", "ops")

@@ -15,7 +15,7 @@ from stages import ROOT, run_stage
 
 INPUTS = (
     *("predictions", "images", "samples", "objects", "compiled"),
-    *("latency", "export", "fidelity", "curve", "description"),
+    *("latency", "export", "ops", "fidelity", "curve", "description"),
 )
 OUTPUTS = ("score", "rows", "tradeoff", "gallery", "report")
 
@@ -31,8 +31,9 @@ def score_stage(**paths: Path) -> None:
     hashes["curve"] = sha256_of(paths["curve"] / "loss.tsv")
     origin = provenance(choices, asdict(CompiledGraph.read(paths["compiled"])), hashes)
     shown = Shown(samples, predictions, PictureArchives(paths["images"]).read)
+    records["provenance"] = origin
     page, sheet = build_report(
-        scores, shown, {**records, "provenance": origin}, paths["curve"], params.score.gallery, params.score.seed
+        scores, shown, records, paths["curve"], paths["ops"], params.score.gallery, params.score.seed
     )
     write_json(paths["score"], scores.summary)
     write_table(paths["rows"], scores.rows)

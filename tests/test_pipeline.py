@@ -15,6 +15,7 @@ import yaml
 from dvc_render.vega_templates import TEMPLATES
 
 from promptseg.experiments.records import POINT
+from promptseg.export.onnx_export import OP_COLUMNS
 from promptseg.params import Params
 from promptseg.scoring import tradeoff_table
 from promptseg.training.curve import FIGURES
@@ -274,7 +275,7 @@ def test_plots_name_columns_that_exist() -> None:
     scores = {name: 0.5 for name in ("miou", "miou_small", "miou_medium", "miou_large")}
     tradeoff = tuple(tradeoff_table(320, scores, {}))
     curve = {f"{PATHS['curve']}/{name}.tsv": ("step", name) for name in FIGURES}
-    columns = {**curve, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": POINT}
+    columns = {**curve, PATHS["ops"]: OP_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": POINT}
     for plot in RAW["plots"]:
         (settings,) = plot.values()
         for path, drawn in settings["y"].items():

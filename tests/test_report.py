@@ -55,7 +55,6 @@ SUMMARY = {
 }
 RECORDS = {
     "latency": LATENCY,
-    "export": {"ops": "Add 5, Conv 3"},
     "fidelity": {},
     "provenance": {"res": 320, "checkpoint": {"model": "nano"}},
 }
@@ -158,7 +157,9 @@ def test_provenance_is_flat():
 def build(curve, each=1, count=5):
     """Return the page as text and the sheet, as the stage makes them."""
     scores, shown = world(count)
-    made, sheet = build_report(scores, shown, RECORDS, curve, each, seed=0)
+    ops = curve.with_name("ops.csv")
+    ops.write_text("op,count\nAdd,5\nConv,3\n")
+    made, sheet = build_report(scores, shown, RECORDS, curve, ops, each, seed=0)
     return render_report(made), sheet
 
 

@@ -142,12 +142,13 @@ def layer_bars(latency: Mapping[str, Any]) -> tuple[list[Bar], str]:
     return bars, found[0][2] if found else ""
 
 
-def operation_bars(export: Mapping[str, Any]) -> list[Bar]:
-    """Return how many operations of each kind the exported graph has, the most frequent first.
+def operation_bars(ops: Path) -> list[Bar]:
+    """Return how many operations of each kind the exported graph has, from a CSV of columns op and count.
 
-    `export["ops"]` is text: "Add 242, Transpose 185". Kinds beyond MOST_OPERATIONS are added up.
+    The most frequent come first, as in the table; kinds beyond MOST_OPERATIONS are added up.
     """
-    counts = [(name, int(count)) for name, count in re.findall(r"(\w+) (\d+)", export.get("ops") or "")]
+    table = pd.read_csv(ops)
+    counts = list(zip(table["op"], table["count"].tolist(), strict=True))
     bars = [Bar(name, count) for name, count in counts[:MOST_OPERATIONS]]
     rest = counts[MOST_OPERATIONS:]
     return [*bars, Bar(f"{len(rest)} other kinds", sum(count for _, count in rest))] if rest else bars

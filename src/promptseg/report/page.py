@@ -67,27 +67,27 @@ class Report:
 
 
 def build_report(
-    scores: Scores, shown: Shown, records: Mapping[str, Mapping[str, Any]], curve: Path, each: int, seed: int
+    scores: Scores, shown: Shown, records: Mapping[str, Mapping[str, Any]], curve: Path, ops: Path, each: int, seed: int
 ) -> tuple[Report, bytes]:
     """Return what the page shows, for `render_report`, and the gallery as JPEG.
 
-    `records` holds the contents of latency.json, export.json and fidelity.json under these names, and under
-    "provenance" what is listed on the page; `each` best, median and worst samples are shown (on the page: of each kind
-    of phrase); `seed` draws the groups' intervals.
+    `records` holds the contents of latency.json and fidelity.json under these names, and under "provenance" what is
+    listed on the page; `curve` and `ops` are the tables of the training and of the graph's operations. `each` best,
+    median and worst samples are shown (on the page: of each kind of phrase); `seed` draws the groups' intervals.
     """
     page = Report(
         title="promptseg",
         scores=scores,
         latency=records["latency"],
         fidelity=records["fidelity"],
-        charts=_charts(scores, records, curve, seed),
+        charts=_charts(scores, records, curve, ops, seed),
         tiles=make_tiles(scores.rows, shown, each),
         provenance=records["provenance"],
     )
     return page, gallery_sheet(list(draw_examples(pick(scores.rows, each), shown)))
 
 
-def _charts(scores: Scores, records: Mapping[str, Mapping[str, Any]], curve: Path, seed: int) -> list[Chart]:
+def _charts(scores: Scores, records: Mapping[str, Mapping[str, Any]], curve: Path, ops: Path, seed: int) -> list[Chart]:
     """Draw what there is: a device names layers, the simulator parts of the network; a run may train nothing."""
     charts = [Chart("groups", "mIoU", draw_bars(group_bars(scores, seed), "mIoU", "best trivial baseline"))]
     layers, unit = layer_bars(records["latency"])
@@ -96,9 +96,8 @@ def _charts(scores: Scores, records: Mapping[str, Mapping[str, Any]], curve: Pat
     parts = part_bars(records["latency"])
     if parts:
         charts.append(Chart("parts", "Where the simulated milliseconds go", draw_bars(parts, "ms, simulated")))
-    operations = operation_bars(records["export"])
-    if operations:
-        charts.append(Chart("operations", "Operations of the exported graph", draw_bars(operations, "operations")))
+    operations = draw_bars(operation_bars(ops), "operations")
+    charts.append(Chart("operations", "Operations of the exported graph", operations))
     rows = read_curve(curve)
     if len(rows) > 1:
         charts.append(Chart("training", "Training", draw_curves(rows, "step", CURVE_PANELS)))
