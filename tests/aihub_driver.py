@@ -2,10 +2,9 @@
 
     python -m tests.aihub_driver GRAPH COMPILED CACHE PREDICTIONS SAMPLES CHUNK_MB KIND
 
-Writes predictions as the stage does and prints the peak of the resident memory in bytes.
+Writes predictions as the stage does and prints the resident memory in bytes, before the first sample and at its peak.
 """
 
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.datasets.records import write_predictions
+from promptseg.datasets.records import Prediction, Rle, write_predictions
 from promptseg.hubs.aihub.hub import AiHub
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import TEXT_INPUT
-from promptseg.hubs.fidelity import infer
 from tests.aihub_helpers import forget_sleep, hub_config
 from tests.graphs import split_picture
 
@@ -43,18 +41,17 @@ def photo_like_pictures(count: int) -> Iterator[HubInput]:
 def main(graph: str, compiled: str, cache: str, predictions: str, samples: str, chunk_mb: str, kind: str) -> None:
     forget_sleep(setattr)
     hub = AiHub(hub_config(chunk_mb=int(chunk_mb), jobs_in_flight=4), Path(cache))
+    before = _resident_bytes("VmRSS")
     inputs = (flat_pictures if kind == "flat" else photo_like_pictures)(int(samples))
-    write_predictions(Path(predictions), infer(hub, Path(graph), Path(compiled), inputs))
-    sys.stdout.write(f"{_peak_bytes()}\n")
+    outputs = hub.run(Path(graph), Path(compiled), inputs)
+    write_predictions(Path(predictions), (Prediction(out.sample_id, Rle.from_mask(out.pred_mask)) for out in outputs))
+    sys.stdout.write(f"{before} {_resident_bytes('VmHWM')}\n")
 
 
-def _peak_bytes() -> int:
-    """Peak resident memory of this program alone; getrusage counts what its parent held when it was started, too."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _resident_bytes(line: str) -> int:
+    """Resident memory of this program alone, now (VmRSS) or at its peak (VmHWM)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(text for text in status if text.startswith(f"{line}:")).split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the tests of the cloud backend share: its configuration, samples, and retries that do not sleep."""
 
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,10 +16,11 @@ from botocore.retries.bucket import TokenBucket
 from qai_hub.client import Job
 from qai_hub.util import session
 
-from promptseg.hubs.aihub import client, jobs, patience, preflight, waiting
+from promptseg.hubs.aihub import jobs, service
 from promptseg.hubs.aihub.hub import AiHub
 from promptseg.params import AiHubConfig, HubConfig
 from tests.aihub_bench import Bench
+from tests.aihub_bench.state import TOKEN
 
 DEVICE = "Snapdragon X Elite CRD"
 ONE_SAMPLE_MB = 13
@@ -47,11 +49,13 @@ def hub_config(**changes: Any) -> HubConfig:
     return HubConfig(**section, aihub=AiHubConfig(**cloud))
 
 
-def open_bench_hub(bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> AiHub:
+def open_bench_hub(
+    bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, token: str = TOKEN, **changes: Any
+) -> AiHub:
     """A hub that is configured for `bench`, through the client's own file, and remembers below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     monkeypatch.delenv("QAIHUB_API_TOKEN", raising=False)
-    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(folder / "client.ini")))
+    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(folder / "client.ini", token)))
     return AiHub(hub_config(**changes), folder / "cache")
 
 
@@ -59,7 +63,23 @@ def give_up_early(set_attribute: Callable[[object, str, object], None], seconds:
     """Shorten how long the client waits for an answer: 28 s of the service, 4 s of storage, 8 s of the first probe."""
     set_attribute(session.create_session, "__defaults__", (True, seconds, "library"))
     set_attribute(session, "EXTERNAL_RESPONSE_TIMEOUT_SECONDS", seconds)
-    set_attribute(client, "PROBE_TIMEOUT_S", (client.PROBE_TIMEOUT_S[0], seconds))
+    set_attribute(service, "SIGN_IN_TIMEOUT_S", (service.SIGN_IN_TIMEOUT_S[0], seconds))
+
+
+class FakeTime:
+    """The time that our own waiting goes by: sleeping moves it on, and takes none."""
+
+    def __init__(self) -> None:
+        self.slept_s = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s += seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.slept_s
+
+    def time(self) -> float:
+        return time.time() + self.slept_s
 
 
 def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
@@ -75,5 +95,4 @@ def forget_sleep(set_attribute: Callable[[object, str, object], None]) -> None:
     set_attribute(TokenBucket, "acquire", lambda *_, **__: True)
     set_attribute(botocore.session, "get_session", cache(botocore.session.get_session))
     set_attribute(urllib3.util.Retry, "DEFAULT_BACKOFF_MAX", 0.01)
-    for module in (patience, preflight, jobs, waiting):
-        set_attribute(module, "pause", lambda _: None)
+    set_attribute(jobs, "time", FakeTime())

@@ -16,7 +16,7 @@ def library_files() -> list[Path]:
 
 def stage_scripts() -> list[Path]:
     """Return the script of every stage, sorted; what they share and commands beside them are none."""
-    others = ("__init__", "hub_plan")
+    others = ("__init__",)
     return sorted(path for path in (ROOT / "stages").glob("*.py") if path.stem not in others)
 
 

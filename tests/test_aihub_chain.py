@@ -130,6 +130,7 @@ def test_a_dry_run_needs_no_token_and_asks_nobody(chain: tuple[Path, Bench], mon
     monkeypatch.setenv("QAIHUB_CLIENT_INI", str(project / "none.ini"))
     new = planned(project)
     assert "https://" in new.splitlines()[0]
+    assert "not known yet" in new.splitlines()[1]
     assert new.count("(to submit)") == 2
     assert "3 jobs: 0 submitted before, 3 to submit; 0 samples have their masks stored here" in new
     assert "uploads 5 samples, 62.9 MB of tensors" in new
@@ -137,6 +138,6 @@ def test_a_dry_run_needs_no_token_and_asks_nobody(chain: tuple[Path, Bench], mon
 
 
 def planned(project: Path) -> str:
-    done = run_command(project, "-m", "stages.hub_plan")
+    done = run_command(project, "-m", "promptseg", "hub-plan")
     assert done.returncode == 0, done.stderr
     return done.stdout

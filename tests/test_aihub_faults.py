@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from promptseg.files import sha256_of
-from promptseg.hubs.aihub import waiting
-from promptseg.hubs.aihub.errors import BusyError, JobFailedError, RefusedError, UnreachableError
+from promptseg.hubs.aihub import jobs
 from promptseg.hubs.aihub.hub import AiHub
+from promptseg.hubs.aihub.service import BusyError, JobFailedError, RefusedError, UnreachableError
 from promptseg.hubs.base import MANIFEST
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.device import MAGIC
@@ -28,14 +28,14 @@ STEPS = {
         *("user", "devices", "frameworks", "list", "new model", "model parts", "put part", "model complete", "model"),
         *("submit", "job", "model address", "get model", "shared", "share"),
     ),
-    "profile": ("user", "list", "submit", "job", "result"),
+    "profile": ("user", "list", "job", "model", "submit", "result"),
     "infer": (
-        *("list", "new dataset", "dataset address", "post dataset", "dataset complete", "dataset", "submit", "job"),
-        *("result", "outputs address", "get outputs"),
+        *("list", "new dataset", "dataset address", "post dataset", "dataset complete", "dataset", "job", "model"),
+        *("submit", "result", "outputs address", "get outputs"),
     ),
 }
 # The service gives no checksum, so a file of the right length with other content cannot be told, and an upload that its
-# storage confirms without having it is only told by the job that fails: see the last test.
+# storage confirms without having it is only told by the job that fails: see the last test but one.
 NOT_TELLABLE = {
     *(("get model", "garbage"), ("post dataset", "garbage")),
     *(("post dataset", "another type"), ("put object", "another type")),
@@ -52,8 +52,10 @@ FAST = {
     ("compile", "get model", "truncated without a length"),
     ("compile", "get object", "truncated"),
     ("infer", "get object", "truncated without a length"),
+    ("infer", "submit", "late"),
+    ("infer", "get outputs", "late"),
 }
-GIVEN_UP_S, LATE_S = 0.5, 0.7  # by the client, and what takes longer; real time-outs: test_aihub_lateness.py
+GIVEN_UP_S, LATE_S = 0.5, 0.7  # by the client, and what takes longer; real time-outs: the last test
 SAMPLE = split_picture("s", 30, 120, first_id=5)
 
 
@@ -92,7 +94,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch, Bench(folder / "bench") as bench:
         forget_sleep(patch.setattr)
-        patch.setattr(waiting, "OUTAGE_S", 0.2)
+        patch.setattr(jobs, "OUTAGE_S", 15.0)
         graph = write_bright_graph(folder / "model.onnx")
         open_bench_hub(bench, folder / "start", patch).compile(graph, folder / "start" / "compiled")
         yield Arena(bench, graph, folder, bench.state)
@@ -227,3 +229,19 @@ def test_an_upload_that_was_confirmed_and_lost_is_made_again_after_its_job_faile
         act("infer", open_bench_hub(arena.bench, folder, monkeypatch), arena.graph, folder)
     act("infer", open_bench_hub(arena.bench, folder, monkeypatch), arena.graph, folder)
     assert (arena.bench.requests["new dataset"], len(arena.bench.state.names("infer"))) == (2, 2)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("step", "late_s"), [("submit", 29.0), ("job", 29.0), ("post dataset", 5.0), ("get outputs", 5.0)]
+)
+def test_a_late_answer_costs_no_second_job(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch, step: str, late_s: float
+) -> None:
+    """By the client's own time-outs: 28 s for the service, 4 s for storage."""
+    arena.reset(compiled=True)
+    fault, folder = Fault(step, "late", times=1, late_s=late_s), arena.folder / "case"
+    arena.bench.faults.append(fault)
+    act("infer", open_bench_hub(arena.bench, folder, monkeypatch), arena.graph, folder)
+    assert len(arena.bench.state.names("infer")) == 1
+    assert fault.times <= 0, "it did come late"

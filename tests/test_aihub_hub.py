@@ -1,9 +1,5 @@
-"""The cloud backend against the bench, through the real, unmodified client: what it submits, brings back and says."""
+"""The cloud backend against the bench, through the real, unmodified client: what it submits and brings back."""
 
-import json
-import logging
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,40 +9,16 @@ import pytest
 from qai_hub import public_api_pb2 as pb
 
 from promptseg.files import sha256_of
-from promptseg.hubs.aihub import waiting
-from promptseg.hubs.aihub.client import PROBE_TIMEOUT_S
-from promptseg.hubs.aihub.errors import JobFailedError, RefusedError, UnreachableError
-from promptseg.hubs.aihub.hub import AiHub
-from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.aihub.hub import latency_of
+from promptseg.hubs.aihub.service import RefusedError
+from promptseg.hubs.base import CompiledGraph, LatencyProfile
 from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench, Fault
-from tests.aihub_bench.state import TOKEN
-from tests.aihub_helpers import DEVICE, ONE_SAMPLE_MB, forget_sleep, hub_config, open_bench_hub
-from tests.graphs import split_picture, write_bright_graph, write_refused_graph
+from tests.aihub_helpers import DEVICE, ONE_SAMPLE_MB
+from tests.graphs import split_picture
 
+pytest_plugins = ("tests.aihub_fixtures",)
 SAMPLES = [split_picture(f"s{number}", 30 + number, 120, first_id=number * 15000) for number in range(3)]
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bright_graph(tmp_path_factory.mktemp("graph") / "model.onnx")
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    forget_sleep(monkeypatch.setattr)
-    with Bench(tmp_path / "bench") as bench:
-        yield bench
-
-
-@pytest.fixture
-def opened(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Opens a hub as another process would: the same journal, nothing else in common."""
-
-    def open_hub(**changes: Any) -> AiHub:
-        return open_bench_hub(bench, tmp_path / "mine", monkeypatch, **changes)
-
-    return open_hub
 
 
 def counts(bench: Bench) -> dict[str, int]:
@@ -183,157 +155,6 @@ def test_sharing_that_does_not_take_is_an_error(bench: Bench, opened: Any, graph
     assert not (tmp_path / "compiled").exists()
 
 
-@pytest.mark.parametrize("kind", ["compile", "profile", "infer"])
-def test_a_failed_job_raises_with_its_reason_and_its_log_and_the_next_run_submits_another(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path, kind: str
-) -> None:
-    steps = {
-        "compile": lambda: opened().compile(graph, tmp_path / "compiled"),
-        "profile": lambda: opened().profile(graph, tmp_path / "compiled"),
-        "infer": lambda: list(opened().run(graph, tmp_path / "compiled", SAMPLES[:1])),
-    }
-    if kind != "compile":
-        steps["compile"]()
-    bench.state.failing[kind] = "Op Abs is\nnot supported"
-    with pytest.raises(JobFailedError, match="failed: Op Abs is not supported") as failure:
-        steps[kind]()
-    (job,) = (job for job in bench.state.jobs.values() if job.kind == kind)
-    assert f"{bench.address}/jobs/{job.job_id}/" in str(failure.value)
-    assert "its last lines: first line | the op that failed: Abs" in str(failure.value)
-    assert list((tmp_path / "mine").rglob(f"logs/{job.job_id}/*.log"))
-    bench.state.failing.clear()
-    assert steps[kind]()
-    assert counts(bench)[kind] == 2
-
-
-def test_a_failed_job_without_a_log_says_so(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
-    bench.state.failing["compile"], bench.state.logs = "no reason to speak of", False
-    with pytest.raises(JobFailedError, match="it left no log"):
-        opened().compile(graph, tmp_path / "compiled")
-
-
-def test_a_log_that_cannot_be_had_hides_no_failure(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
-    bench.state.failing["compile"] = "Op Abs is not supported"
-    bench.faults.append(Fault("logs", "500"))
-    with pytest.raises(JobFailedError, match=r"Op Abs is not supported.*its log could not be downloaded"):
-        opened().compile(graph, tmp_path / "compiled")
-
-
-def test_a_slow_queue_is_shown_state_by_state(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    opened().compile(graph, tmp_path / "compiled")
-    bench.state.looks_needed = 4
-    with caplog.at_level(logging.INFO, "promptseg"):
-        list(opened().run(graph, tmp_path / "compiled", SAMPLES[:1]))
-    states = [line.rpartition(": ")[2] for line in caplog.messages if line.startswith("inference on 1 samples: http")]
-    assert states == ["queued", "provisioning a device", "running", "done"]
-
-
-def test_minutes_of_errors_pass_while_a_job_runs(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
-    bench.faults.append(Fault("job", "503", times=7 * 6, skip=2))  # six polls, each with its seven tries
-    assert opened().compile(graph, tmp_path / "compiled")
-    assert counts(bench)["compile"] == 1
-
-
-def test_an_outage_without_end_names_the_job_and_the_next_run_picks_it_up(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting, "OUTAGE_S", 0.05)
-    bench.faults.append(Fault("job", "503", skip=1))
-    with pytest.raises(UnreachableError, match=r"The job goes on at http://[\d.:]+/jobs/\w+/; run again to pick it up"):
-        opened().compile(graph, tmp_path / "compiled")
-    bench.faults.clear()
-    assert opened().compile(graph, tmp_path / "compiled")
-    assert counts(bench)["compile"] == 1
-
-
-def test_waiting_ends_by_our_own_clock(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
-    bench.state.looks_needed = 10**9
-    with pytest.raises(UnreachableError, match=r"no result in 0.0 h .*The job goes on"):
-        opened(wait_hours=0.0001).compile(graph, tmp_path / "compiled")
-
-
-def test_a_state_that_nobody_knows_yet_counts_as_running(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.aihub_bench.state.COMPILE_STATES", (pb.JOB_STATE_CREATED, 12345))
-    bench.state.looks_needed = 3
-    assert opened().compile(graph, tmp_path / "compiled")
-
-
-@pytest.mark.parametrize(("lives_s", "uploads"), [(3600.0, 2), (30 * 24 * 3600.0, 1)])
-def test_a_data_set_is_used_by_other_jobs_until_it_expires(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path, lives_s: float, uploads: int
-) -> None:
-    """The same samples for two compilations; a data set that may expire in the queue is uploaded again."""
-    bench.state.expire_after_s = lives_s
-    for version in ("2.45", "2.46"):
-        opened(qairt_version=version).compile(graph, tmp_path / version)
-        list(opened(qairt_version=version).run(graph, tmp_path / version, SAMPLES[:1]))
-    assert counts(bench)["infer"] == 2
-    assert bench.requests["new dataset"] == uploads
-
-
-def test_outputs_that_expired_are_redone_by_the_next_run(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path
-) -> None:
-    opened().compile(graph, tmp_path / "compiled")
-    bench.state.output_expires_after_s = -5.0
-    with pytest.raises(JobFailedError, match="expired before they were collected; run again"):
-        list(opened().run(graph, tmp_path / "compiled", SAMPLES[:1]))
-    bench.state.output_expires_after_s = None
-    assert len(list(opened().run(graph, tmp_path / "compiled", SAMPLES[:1]))) == 1
-    assert counts(bench)["infer"] == 2
-
-
-def test_empty_profiles_are_asked_for_again_and_never_taken(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path
-) -> None:
-    opened().compile(graph, tmp_path / "compiled")
-    bench.state.empty_profiles = 2
-    assert opened().profile(graph, tmp_path / "compiled").latency_ms_device == 6.5
-    bench.state.empty_profiles = 10**9
-    with pytest.raises(UnreachableError, match=r"got an empty profile; run again .*max_profiler_iterations"):
-        opened(max_profiler_iterations=3).profile(graph, tmp_path / "compiled")
-
-
-def test_a_graph_that_the_cloud_would_refuse_is_refused_before_it_is_asked(
-    bench: Bench, opened: Any, tmp_path: Path
-) -> None:
-    graph = write_refused_graph(tmp_path / "refused.onnx")
-    with pytest.raises(ValueError, match=r"int64 places .of NonZero find_inside"):
-        opened().compile(graph, tmp_path / "compiled")
-    assert bench.requests.total() == 0
-
-
-def test_a_device_that_is_nearly_right_is_named(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match=r"got 'Snapdragon X Elite', .* did you mean 'Snapdragon X Elite CRD'"):
-        opened(device="Snapdragon X Elite").compile(graph, tmp_path / "compiled")
-    assert bench.requests["new model"] == 0
-
-
-def test_the_device_list_is_kept_for_a_day(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
-    asked: list[str] = []
-    bench.on_request = asked.append
-    opened().compile(graph, tmp_path / "compiled")
-    first = asked.count("devices")  # the list, and the client's own check at submission
-    opened().compile(graph, tmp_path / "compiled")
-    assert (first, asked.count("devices")) == (2, 2)
-    (kept,) = (tmp_path / "mine").rglob("devices.json")
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"listed_at": time.time() - 25 * 3600}))
-    opened().compile(graph, tmp_path / "compiled")
-    assert asked.count("devices") == 3
-
-
-def test_a_version_that_the_cloud_lacks_is_refused_with_those_it_has(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(RefusedError, match=r"got '1\.0', wanted one of 2\.45, 2\.46, default, latest"):
-        opened(qairt_version="1.0").compile(graph, tmp_path / "compiled")
-    assert bench.requests["new model"] == 0
-
-
 def test_a_compilation_by_another_backend_is_refused(opened: Any, graph: Path, tmp_path: Path) -> None:
     compiled = opened().compile(graph, tmp_path / "compiled")
     replace(compiled, backend="local").write(tmp_path / "compiled")
@@ -341,116 +162,61 @@ def test_a_compilation_by_another_backend_is_refused(opened: Any, graph: Path, t
         opened().profile(graph, tmp_path / "compiled")
 
 
-def test_a_job_that_the_service_forgot_is_submitted_again(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path
-) -> None:
-    opened().compile(graph, tmp_path / "compiled")
-    bench.state.jobs.clear()
-    assert opened().compile(graph, tmp_path / "compiled")
-    assert counts(bench)["compile"] == 1
+SUMMARY = {
+    "estimated_inference_time": 5000,
+    "estimated_inference_peak_memory": 70_000_000,
+    "first_load_time": 300_000,
+    "warm_load_time": 40_000,
+    "inference_memory_peak_range": (60_000_000, 90_000_000),
+    "all_inference_times": [9000, 5000, 6000],
+}
 
 
-def test_a_lost_journal_costs_no_job(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
-    opened().compile(graph, tmp_path / "compiled")
-    (journal,) = (tmp_path / "mine").rglob("journal.jsonl")
-    journal.unlink()
-    assert opened().compile(graph, tmp_path / "again")
-    assert counts(bench)["compile"] == 1
+def layer(name: str, unit: str, **cost: int) -> dict[str, Any]:
+    return {"name": name, "type": "t", "compute_unit": unit, **cost}
 
 
-@pytest.mark.parametrize("token", ["wrong-token-987", "100%-sure-token", "né-token", "two words"])
-def test_a_bad_token_is_refused_and_shown_nowhere(
-    bench: Bench,
-    graph: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    token: str,
-) -> None:
-    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(tmp_path / "client.ini", token)))
-    with caplog.at_level(logging.DEBUG), pytest.raises(ValueError, match=r"token|read|Header|sign in") as refusal:
-        AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
-    for text in (str(refusal.value), caplog.text):
-        assert token not in text
-    assert refusal.value.__suppress_context__
-    assert bench.requests["new model"] == 0
+def latency(summary: dict[str, Any], layers: list[dict[str, Any]]) -> LatencyProfile:
+    return latency_of({"execution_summary": summary, "execution_detail": layers}, "d", 1_500_000, "")
 
 
-def test_without_a_token_the_remedy_is_named(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(tmp_path / "none.ini"))
-    monkeypatch.delenv("QAIHUB_API_TOKEN", raising=False)
-    with pytest.raises(RefusedError, match="qai-hub configure --api_token"):
-        AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
+def test_the_median_and_the_spread_are_over_all_runs() -> None:
+    profile = latency(SUMMARY, [layer("a", "NPU")])
+    assert (profile.latency_ms_device, profile.latency_ms_device_low, profile.latency_ms_device_high) == (6.0, 5.0, 9.0)
+    assert (profile.device_runs, profile.peak_memory_mb, profile.binary_mb) == (3, 90.0, 1.5)
+    assert profile.latency_ms_estimated is None
 
 
-def test_a_token_in_the_environment_counts(
-    bench: Bench, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(tmp_path / "client.ini", "old-token")))
-    monkeypatch.setenv("QAIHUB_API_TOKEN", TOKEN)
-    assert AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
+def test_a_service_that_names_no_runs_gives_one_time_and_no_spread() -> None:
+    old = {**SUMMARY, "all_inference_times": [], "inference_memory_peak_range": None, "first_load_time": 0}
+    profile = latency(old, [layer("a", "NPU")])
+    assert (profile.latency_ms_device, profile.latency_ms_device_low, profile.device_runs) == (5.0, None, None)
+    assert (profile.peak_memory_mb, profile.first_load_ms) == (70.0, None)
 
 
-def test_the_token_is_in_no_file_no_log_and_no_error(
-    bench: Bench, opened: Any, graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    said = []
-    with caplog.at_level(logging.DEBUG):
-        opened().compile(graph, tmp_path / "out" / "compiled")
-        opened().profile(graph, tmp_path / "out" / "compiled")
-        list(opened().run(graph, tmp_path / "out" / "compiled", SAMPLES[:1]))
-        for step in ("submit", "result", "list"):
-            bench.faults = [Fault(step, "400")]  # the service's answer quotes the header
-            with pytest.raises((RefusedError, UnreachableError)) as error:
-                opened(max_profiler_iterations=len(said) + 1).profile(graph, tmp_path / "out" / "compiled")
-            said.append(str(error.value))
-    files = [path for folder in ("out", "mine/cache") for path in (tmp_path / folder).rglob("*") if path.is_file()]
-    assert len(files) > 5
-    assert all("<token>" in text for text in said[:1])
-    captured = capfd.readouterr()
-    for text in (*said, caplog.text, captured.out, captured.err):
-        assert TOKEN not in text
-    for path in files:
-        assert TOKEN.encode() not in path.read_bytes(), path
+@pytest.mark.parametrize(
+    ("units", "counts", "whole"),
+    [
+        (["NPU", "NPU"], (2, 0, 0, 0), True),
+        (["NPU", "CPU"], (1, 0, 1, 0), False),
+        (["NPU", "GPU", "UNSPECIFIED"], (1, 1, 0, 1), False),
+        ([], (0, 0, 0, 0), False),
+    ],
+)
+def test_layers_are_counted_by_where_they_ran(units: list[str], counts: tuple[int, ...], whole: bool) -> None:
+    profile = latency(SUMMARY, [layer(f"l{number}", unit) for number, unit in enumerate(units)])
+    assert (profile.layers_npu, profile.layers_gpu, profile.layers_cpu, profile.layers_unknown) == counts
+    assert profile.placed_on_npu == whole
 
 
-def test_what_the_client_prints_reaches_nobody(
-    opened: Any, graph: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """It prints progress bars, addresses and boxes; standard output belongs to whoever called."""
-    opened().compile(graph, tmp_path / "compiled")
-    list(opened().run(graph, tmp_path / "compiled", SAMPLES[:1]))
-    assert capfd.readouterr().out == ""
+def test_the_slowest_layers_come_first_and_are_few() -> None:
+    layers = [layer(f"l{number}", "NPU", execution_time=number * 100) for number in range(9)]
+    assert latency(SUMMARY, layers).slowest_layers == (
+        "l8 (NPU) 0.8 ms; l7 (NPU) 0.7 ms; l6 (NPU) 0.6 ms; l5 (NPU) 0.5 ms; l4 (NPU) 0.4 ms"
+    )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("down", ["refused", "silent"])
-def test_a_server_that_is_down_is_noticed_in_less_than_a_minute(
-    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, down: str
-) -> None:
-    """By the sum of the waits that it asks for, none of them cut short: the clock of a busy machine is no measure."""
-    waits: list[float] = []
-    monkeypatch.setattr("promptseg.hubs.aihub.preflight.pause", waits.append)
-    with Bench(tmp_path / "bench") as bench:
-        monkeypatch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(tmp_path / "client.ini")))
-        if down == "silent":
-            bench.faults.append(Fault("user", "late", late_s=9.0))
-            with pytest.raises(UnreachableError, match="Nothing was uploaded or submitted"):
-                AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
-            assert bench.requests["user"] == 3
-    if down == "refused":
-        monkeypatch.setenv("QAIHUB_CLIENT_INI", str(tmp_path / "client.ini"))  # the bench takes its environment along
-        with pytest.raises(UnreachableError, match="Nothing was uploaded or submitted"):
-            AiHub(hub_config(), tmp_path / "cache").compile(graph, tmp_path / "compiled")
-    assert len(waits) == 2
-    assert sum(waits) + 3 * sum(PROBE_TIMEOUT_S) < 60
-
-
-def test_a_check_asks_for_token_device_and_version_and_submits_nothing(bench: Bench, opened: Any) -> None:
-    opened().check()
-    with pytest.raises(RefusedError, match=r"hub\.device: got 'Snapdragon X Elite', wanted a device that AI Hub has"):
-        opened(device="Snapdragon X Elite").check()
-    with pytest.raises(RefusedError, match=r"hub\.aihub\.qairt_version: got '1\.0'"):
-        opened(qairt_version="1.0").check()
-    assert counts(bench) == {"compile": 0, "profile": 0, "infer": 0}
+def test_without_times_cycles_tell() -> None:
+    layers = [layer("a", "NPU", execution_cycles=1500), layer("b", "CPU", execution_cycles=20_000), layer("c", "NPU")]
+    assert latency(SUMMARY, layers).slowest_layers == "b (CPU) 20,000 cycles; a (NPU) 1,500 cycles"
+    assert latency(SUMMARY, []).slowest_layers == ""

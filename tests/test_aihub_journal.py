@@ -1,7 +1,9 @@
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from promptseg.hubs.aihub.journal import (
@@ -14,8 +16,13 @@ from promptseg.hubs.aihub.journal import (
     UPLOADED,
     JobHistory,
     Journal,
+    SampleHasher,
+    Work,
     folder_of,
+    job_name,
 )
+from promptseg.hubs.base import HubInput
+from tests.graphs import split_picture
 
 
 def test_a_job_that_was_submitted_is_known_by_its_id(tmp_path: Path) -> None:
@@ -102,6 +109,55 @@ def test_several_processes_write_whole_lines(tmp_path: Path) -> None:
     assert {entry["name"] for entry in entries} == {f"{writer}-{number}" for writer in range(4) for number in range(25)}
 
 
-def test_each_service_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    assert folder_of(tmp_path, "https://workbench.aihub.qualcomm.com").name == "workbench.aihub.qualcomm.com"
-    assert folder_of(tmp_path, "http://user:secret@127.0.0.1:80/").name == "127.0.0.1_80"
+@pytest.mark.parametrize(
+    ("address", "folder"),
+    [
+        ("https://workbench.aihub.qualcomm.com", "workbench.aihub.qualcomm.com/0a1b"),
+        ("http://127.0.0.1:80/", "127.0.0.1_80/0a1b"),
+    ],
+)
+def test_each_account_has_a_folder_of_its_own(tmp_path: Path, address: str, folder: str) -> None:
+    assert folder_of(tmp_path, address, "0a1b") == tmp_path / "aihub" / folder
+
+
+WORK = Work("ab" * 32, "Snapdragon X Elite CRD", "2.45")
+
+
+def test_the_same_work_has_the_same_name_and_any_change_another() -> None:
+    works = [
+        WORK,
+        replace(WORK, graph_sha256="cd" * 32),
+        replace(WORK, device="QCS8550 (Proxy)"),
+        replace(WORK, qairt_version="2.46"),
+    ]
+    names = [name for work in works for name in (work.compile_name, work.profile_name(9), work.infer_name("00"))]
+    assert len(set(names)) == len(names) == 12
+    assert replace(WORK).compile_name == WORK.compile_name
+    assert WORK.profile_name(9) != WORK.profile_name(10)
+    assert WORK.infer_name("00") != WORK.infer_name("01")
+
+
+def test_names_stay_the_same_from_release_to_release() -> None:
+    """Another name would submit every job of every user once more."""
+    assert job_name("compile", {"b": "2", "a": "1"}) == job_name("compile", {"a": "1", "b": "2"})
+    assert job_name("compile", {"a": "1"}) == "promptseg-compile-09cf579c5d99d1c612e3"
+
+
+def test_a_sample_is_hashed_by_its_tensors_and_not_by_its_name() -> None:
+    digest = SampleHasher().digest
+    base = split_picture("a", 1, 2, first_id=3)
+    assert digest(base) == digest(split_picture("b", 1, 2, first_id=3))
+    assert digest(base) != digest(split_picture("a", 1, 2, first_id=4))
+    assert digest(base) != digest(split_picture("a", 1, 3, first_id=3))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_phrases_of_one_picture_hash_as_they_would_alone(fresh: bool) -> None:
+    first = split_picture("a", 1, 2, first_id=3)
+    text_input = np.full_like(first.text_input, 7)
+    second = HubInput("b", first.image_input.copy() if fresh else first.image_input, text_input)
+    hasher = SampleHasher()
+    assert [hasher.digest(first), hasher.digest(second)] == [
+        SampleHasher().digest(first),
+        SampleHasher().digest(second),
+    ]

@@ -1,14 +1,22 @@
+"""What is refused before an upload: graphs here, then device, precision and version there."""
+
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from promptseg.hubs.aihub.preflight import check_graph
+from promptseg.hubs.aihub import jobs, service
+from promptseg.hubs.aihub.preflight import SIGN_IN_WAITS_S, check_graph, check_service
+from promptseg.hubs.aihub.service import RefusedError, UnreachableError
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
+from tests.aihub_bench import Bench, Fault
+from tests.aihub_helpers import forget_sleep, give_up_early, hub_config, open_bench_hub
 from tests.graphs import write_bright_graph, write_refused_graph, write_textless_graph
 
+pytest_plugins = ("tests.aihub_fixtures",)
 Node = onnx.NodeProto
 
 
@@ -109,3 +117,80 @@ def test_weights_beside_the_graph_are_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     with pytest.raises(ValueError, match="weights in a file of their own"):
         check_graph(tmp_path / "m.onnx")
+
+
+def test_a_graph_that_the_cloud_would_refuse_is_refused_before_it_is_asked(
+    bench: Bench, opened: Any, tmp_path: Path
+) -> None:
+    graph = write_refused_graph(tmp_path / "refused.onnx")
+    with pytest.raises(ValueError, match=r"int64 places .of NonZero find_inside"):
+        opened().compile(graph, tmp_path / "compiled")
+    assert bench.requests.total() == 0
+
+
+def refusal_of(**changes: Any) -> str:
+    with pytest.raises(RefusedError) as refusal:
+        check_service(hub_config(**changes))
+    return str(refusal.value)
+
+
+def test_a_check_asks_for_token_device_and_version_and_uploads_nothing(bench: Bench, opened: Any) -> None:
+    opened()
+    check_service(hub_config())
+    assert dict(bench.requests) == {"user": 1, "devices": 1, "frameworks": 1}
+    near = "got 'Snapdragon X Elite', wanted a device that AI Hub has; did you mean 'Snapdragon X Elite CRD'"
+    assert near in refusal_of(device="Snapdragon X Elite")
+    version = "hub.aihub.qairt_version: got '1.0', wanted one of 2.45, 2.46, default, latest"
+    assert refusal_of(qairt_version="1.0") == version
+    assert not {"new model", "submit"} & bench.requests.keys()
+
+
+@pytest.mark.parametrize(
+    ("device", "lacks"),
+    [
+        ("RB3 Gen 2 (Proxy)", "whose NPU has no float16"),
+        ("Google Pixel 4", "which runs no QNN binaries"),
+        ("QCS8550 (Proxy)", ""),
+        ("Tomorrow's Device", ""),  # of which the service says nothing
+    ],
+)
+def test_a_device_that_lacks_what_the_precision_needs_is_refused_before_the_upload(
+    bench: Bench, opened: Any, graph: Path, tmp_path: Path, device: str, lacks: str
+) -> None:
+    if not lacks:
+        assert opened(device=device).compile(graph, tmp_path / "compiled")
+        return
+    with pytest.raises(RefusedError, match=lacks):
+        opened(device=device).compile(graph, tmp_path / "compiled")
+    assert lacks in refusal_of(device=device)
+    assert not {"new model", "submit"} & bench.requests.keys()
+
+
+def test_an_adopted_compilation_asks_for_no_device(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
+    opened().compile(graph, tmp_path / "compiled")
+    asked = bench.requests["devices"], bench.requests["frameworks"]
+    opened().compile(graph, tmp_path / "again")
+    assert (bench.requests["devices"], bench.requests["frameworks"]) == asked
+
+
+@pytest.mark.parametrize("down", ["refused", "silent"])
+def test_a_server_that_is_down_is_noticed_in_less_than_a_minute(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, down: str
+) -> None:
+    """By the sum of what it would wait: the clock of a busy machine is no measure."""
+    longest_s = sum(SIGN_IN_WAITS_S) + 3 * sum(service.SIGN_IN_TIMEOUT_S)
+    assert longest_s < 60
+    forget_sleep(monkeypatch.setattr)
+    give_up_early(monkeypatch.setattr, 0.3)
+    with Bench(tmp_path / "bench") as bench:
+        if down == "silent":
+            hub = open_bench_hub(bench, tmp_path / "mine", monkeypatch)
+            bench.faults.append(Fault("user", "late", late_s=0.6))
+            with pytest.raises(UnreachableError, match=r"try again.*Nothing was uploaded or submitted"):
+                hub.compile(graph, tmp_path / "compiled")
+            assert bench.requests["user"] == len(SIGN_IN_WAITS_S) + 1
+    if down == "refused":
+        hub = open_bench_hub(bench, tmp_path / "mine", monkeypatch)  # the bench takes its environment along
+        with pytest.raises(UnreachableError, match=r"service is down.*Nothing was uploaded or submitted"):
+            hub.compile(graph, tmp_path / "compiled")
+    assert jobs.time.slept_s == sum(SIGN_IN_WAITS_S)

@@ -20,6 +20,8 @@ COMPILED = CompiledGraph(
     wrapper_file="model.onnx",
     job_id=None,
     job_address=None,
+    service=None,
+    account=None,
     tool_versions={"onnxruntime": "1.32.0"},
     note="",
 )

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.aihub_bench.faults import LOST, STATUSES, TRUNCATED, Fault
 from tests.aihub_bench.routes import BUCKET, Ask, NoSuchThing, api_step, storage_step
-from tests.aihub_bench.state import TOKEN, ServiceState
+from tests.aihub_bench.state import ACCOUNTS, TOKEN, ServiceState
 
 PROTOBUF = "application/x-protobuf"
 Answer = tuple[int, str, bytes]
@@ -112,11 +112,12 @@ def _handler(bench: Bench, storage: bool) -> type[BaseHTTPRequestHandler]:
         def _answer(self, found: Any, query: str, body: bytes) -> Answer:
             if found is None:
                 raise NoSuchThing
-            if self.headers.get("Authorization") != f"token {TOKEN}":
-                sent = self.headers.get("Authorization", "none")
+            sent = self.headers.get("Authorization", "none")
+            user = ACCOUNTS.get(sent.removeprefix("token "))
+            if user is None:
                 return 401, "text/plain", f'{{"detail": "bad credentials: {sent}"}}'.encode()
             _, respond, ids = found
-            return 200, PROTOBUF, respond(Ask(bench, parse_qs(query), body), *ids).SerializeToString()
+            return 200, PROTOBUF, respond(Ask(bench, user, parse_qs(query), body), *ids).SerializeToString()
 
         def _stored(self, path: str, body: bytes) -> Answer:
             _, kind, *rest = path.split("/")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qai_hub import public_api_pb2 as pb
 
-from tests.aihub_bench.state import EMAIL, JobEntry
+from tests.aihub_bench.state import JobEntry
 
 if TYPE_CHECKING:
     from tests.aihub_bench.bench import Bench
@@ -22,6 +22,7 @@ class Ask:
     """One request, past its address."""
 
     bench: "Bench"
+    user: tuple[int, str]  # id and e-mail address of the token's account
     query: dict[str, list[str]]
     body: bytes
 
@@ -30,14 +31,14 @@ class NoSuchThing(Exception):  # noqa: N818 - a status, not an error
     """Answered with 404."""
 
 
-def _user(_ask: Ask) -> Any:
-    return pb.User(email=EMAIL, id=7, token="a token that nobody asked for")
+def _user(ask: Ask) -> Any:
+    return pb.User(id=ask.user[0], email=ask.user[1], token="a token that nobody asked for")
 
 
 def _devices(ask: Ask) -> Any:
     wanted = ask.query.get("name", [""])[0]
-    names = [name for name in ask.bench.state.devices if wanted in ("", name)]
-    devices = [pb.Device(name=name, os="11", attributes=["framework:qnn", "vendor:qualcomm"]) for name in names]
+    known = ask.bench.state.devices.items()
+    devices = [pb.Device(name=name, os="11", attributes=has) for name, has in known if wanted in ("", name)]
     return pb.DeviceList(devices=devices, total_query_count=len(devices))
 
 
@@ -123,7 +124,7 @@ def _dataset_download(ask: Ask, dataset_id: str) -> Any:
 
 def _new_job(ask: Ask) -> Any:
     with ask.bench.state.lock:
-        return _created(ask.bench.state.add_job(pb.Job.FromString(ask.body)))
+        return _created(ask.bench.state.add_job(pb.Job.FromString(ask.body), ask.user[1]))
 
 
 def _job(ask: Ask, job_id: str) -> Any:
@@ -167,6 +168,7 @@ def _summaries(ask: Ask) -> Any:
         line = summary.compile_job_summary if entry.kind == "compile" else summary.inference_job_summary
         line.job_id, line.name, line.job_state = entry.job_id, entry.content.name, entry.state
         line.creation_time.FromSeconds(int(entry.created_at))
+        line.user.email = entry.creator
     return answer
 
 

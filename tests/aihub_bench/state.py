@@ -13,7 +13,19 @@ from tests.aihub_bench import device
 
 TOKEN = "secret-token-0123456789"
 EMAIL = "user@example.org"
-DEVICES = ("Snapdragon X Elite CRD", "Snapdragon 8 Gen 3 QRD", "Samsung Galaxy S24", "QCS8550 (Proxy)")
+COLLEAGUES_TOKEN = "secret-token-of-a-colleague"
+ACCOUNTS = {TOKEN: (7, EMAIL), COLLEAGUES_TOKEN: (8, "colleague@example.org")}  # of one organisation: id, e-mail
+# Attributes as the service lists them: the NPU's generation, whether it computes in float16, who runs what.
+_NPU = ("framework:onnx", "framework:qnn", "framework:tflite", "htp-supports-weight-sharing:true", "vendor:qualcomm")
+DEVICES = {
+    "Snapdragon X Elite CRD": (*_NPU, "hexagon:v73", "htp-supports-fp16:true", "soc-model:60"),
+    "Snapdragon 8 Gen 3 QRD": (*_NPU, "hexagon:v75", "htp-supports-fp16:true", "soc-model:57"),
+    "Samsung Galaxy S24": (*_NPU, "hexagon:v75", "htp-supports-fp16:true", "soc-model:57"),
+    "QCS8550 (Proxy)": (*_NPU, "hexagon:v73", "htp-supports-fp16:true", "soc-model:66"),
+    "RB3 Gen 2 (Proxy)": (*_NPU, "hexagon:v68", "soc-model:35"),  # integers alone
+    "Google Pixel 4": ("framework:tflite", "vendor:google"),  # no NPU of Qualcomm's at all
+    "Tomorrow's Device": (),
+}
 DAY_S = 24 * 3600
 PATIENCE_S = 10  # how long a look at a running job may take: quick jobs end within the first
 COMPILE_STATES = (pb.JOB_STATE_CREATED, pb.JOB_STATE_OPTIMIZING_MODEL)
@@ -36,6 +48,7 @@ class JobEntry:
     kind: str  # compile, profile or infer
     content: Any  # the CompileJob or InferenceJob that was submitted
     created_at: float
+    creator: str  # e-mail address
     looks: int = 0
     state: int = pb.JOB_STATE_CREATED
     reason: str = ""
@@ -45,7 +58,7 @@ class JobEntry:
 
 
 class ServiceState:
-    """One account. `looks_needed` slows the queue, jobs of a kind in `failing` fail, `empty_profiles` are empty."""
+    """An organisation. `looks_needed` slows the queue, kinds in `failing` fail, `empty_profiles` are empty."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +71,7 @@ class ServiceState:
         self.failing: dict[str, str] = {}
         self.hidden_jobs: set[str] = set()  # in the list only after a while
         self.empty_profiles = 0
-        self.devices = list(DEVICES)
+        self.devices = dict(DEVICES)
         self.expire_after_s: float = 30 * DAY_S
         self.output_expires_after_s: float | None = None  # as long as a data set, unless set
         self.ignores_sharing = False
@@ -113,7 +126,7 @@ class ServiceState:
         self.datasets[dataset_id] = Asset(message, self.folder / f"{dataset_id}.h5")
         return dataset_id
 
-    def add_job(self, job: Any) -> str:
+    def add_job(self, job: Any, creator: str) -> str:
         if job.WhichOneof("job") == "compile_job":
             kind, content = "compile", job.compile_job
             target = pb.Model(name=content.name, model_type=pb.MODEL_TYPE_QNN_CONTEXT_BINARY)
@@ -125,7 +138,7 @@ class ServiceState:
         if target is not None:
             target.producer_id = job_id
             content.target_model.CopyFrom(target)
-        self.jobs[job_id] = JobEntry(job_id, kind, content, time.time())
+        self.jobs[job_id] = JobEntry(job_id, kind, content, time.time(), creator)
         return job_id
 
     def look(self, job_id: str) -> JobEntry:

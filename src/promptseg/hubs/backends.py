@@ -28,9 +28,9 @@ def check_hub(config: HubConfig, cache: Path) -> None:
     reached.
     """
     if config.backend == "aihub":
-        from promptseg.hubs.aihub.hub import AiHub
+        from promptseg.hubs.aihub.preflight import check_service
 
-        AiHub(config, cache).check()
+        check_service(config, cache)
     else:
         from promptseg.hubs.local.profile import npu_device
 

@@ -21,8 +21,9 @@ MANIFEST = "manifest.json"
 class CompiledGraph:
     """What a compilation made; stored as `manifest.json` in the folder of its files.
 
-    File names are relative to the folder. They, sizes and digests are None where nothing was compiled; `job_id` and
-    `job_address` are None where no service was asked. `note` is empty unless a reader must know something more.
+    File names are relative to the folder. They, sizes and digests are None where nothing was compiled; `service` (its
+    address), `account` (a hash), `job_id` and `job_address` are None where no service was asked. `note` is empty unless
+    a reader must know something more.
     """
 
     backend: str
@@ -35,6 +36,8 @@ class CompiledGraph:
     binary_bytes: int | None
     binary_sha256: str | None
     wrapper_file: str | None
+    service: str | None
+    account: str | None
     job_id: str | None
     job_address: str | None
     tool_versions: Mapping[str, str]

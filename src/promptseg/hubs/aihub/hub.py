@@ -1,31 +1,36 @@
 """The hub in Qualcomm's cloud: AI Hub compiles, measures and runs the graph on real devices.
 
 What is asked of it is written to a journal below `cache`, outside any experiment's copy of the project: a job is paid
-for once, whatever crashes.
+for once, whatever crashes. Each account at each service has a folder of its own there.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from promptseg.files import atomic_path, sha256_of
-from promptseg.hubs.aihub.client import CLIENT_VERSION, service_address
-from promptseg.hubs.aihub.errors import JobFailedError, RefusedError
-from promptseg.hubs.aihub.inference import InferenceJobs
-from promptseg.hubs.aihub.jobs import Submissions
-from promptseg.hubs.aihub.journal import Journal, folder_of
-from promptseg.hubs.aihub.latency import latency_of
-from promptseg.hubs.aihub.masks import MaskStore
-from promptseg.hubs.aihub.names import Work
-from promptseg.hubs.aihub.patience import patiently
-from promptseg.hubs.aihub.preflight import check_account, check_device, check_graph, check_qairt_version
-from promptseg.hubs.aihub.service import Service
-from promptseg.hubs.aihub.waiting import wait_for
+from promptseg.hubs.aihub.inference import MB, InferenceJobs, MaskStore
+from promptseg.hubs.aihub.jobs import Jobs, patiently
+from promptseg.hubs.aihub.journal import Journal, Work, folder_of
+from promptseg.hubs.aihub.preflight import check_graph, check_target, remembered_account, sign_in
+from promptseg.hubs.aihub.service import (
+    CLIENT_VERSION,
+    GRAPH,
+    RefusedError,
+    Service,
+    public_address,
+    read_configuration,
+)
 from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
 from promptseg.params import HubConfig
 
 BACKEND = "aihub"
 BINARY = "model.bin"
+SLOWEST = 5  # layers that are named
+_UNITS = ("NPU", "GPU", "CPU")
 _LOG = logging.getLogger(__name__)
 
 
@@ -35,128 +40,178 @@ class AiHub:
     emulates = False
 
     def __init__(self, config: HubConfig, cache: Path) -> None:
-        self._config = config
         self.runner = config.device
-        self._folder = folder_of(cache, service_address())
-        self._journal = Journal(self._folder)
-        self._opened: tuple[Service, Submissions] | None = None
-
-    def check(self) -> None:
-        """Sign in and ask for the device and the tools' version, so that nothing that needs time runs in vain."""
-        service, _ = self._open()
-        check_qairt_version(service, self._config.aihub.qairt_version)
+        self._config = config
+        self._cache = cache
+        self._address = public_address(read_configuration().api_url)
+        self._account: str | None = None
+        self._jobs: Jobs | None = None
 
     def compile(self, graph: Path, folder: Path) -> CompiledGraph:
         """Compile on the service; write the binary, whole, and the manifest with the job's id and address."""
         check_graph(graph)
         work = self._work(sha256_of(graph))
-        service, submissions = self._open()
-
-        def upload() -> str:
-            check_qairt_version(service, work.qairt_version)
-            return submissions.asset(work.graph_sha256, service.has_graph, send)
+        jobs = self._open()
+        service = jobs.service
 
         def send() -> tuple[str, float | None]:
-            _LOG.info("uploading %s, %.1f MB", graph.name, graph.stat().st_size / 1e6)
+            _LOG.info("uploading %s, %.1f MB", graph.name, graph.stat().st_size / MB)
             return service.upload_graph(graph, work.compile_name), None
+
+        def upload() -> str:
+            check_target(service, self._config)
+            return jobs.upload_once(GRAPH, work.graph_sha256, send)
 
         def submit(model_id: str) -> str:
             return service.submit_compile(model_id, work.device, work.compile_name, work.compile_options)
 
-        job_id = submissions.job(work.compile_name, upload, submit)
-        self._wait(work.compile_name, job_id, f"compiling for {work.device}", work.graph_sha256)
+        job_id = jobs.submit_once(work.compile_name, upload, submit)
+        jobs.wait(work.compile_name, job_id, f"compiling for {work.device}", self._wait_s, work.graph_sha256)
         self._share(job_id)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            patiently(lambda: service.download_model(job_id, temporary / BINARY))
-            compiled = self._manifest(work, job_id, temporary / BINARY)
+            binary = temporary / BINARY
+            jobs.collect(work.compile_name, job_id, lambda: service.download_model(job_id, binary))
+            compiled = CompiledGraph(
+                backend=BACKEND,
+                device=work.device,
+                runtime="QNN context binary",
+                precision="float16",
+                placed_on_npu=True,
+                graph_sha256=work.graph_sha256,
+                binary_file=BINARY,
+                binary_bytes=binary.stat().st_size,
+                binary_sha256=sha256_of(binary),
+                wrapper_file=None,
+                service=self._address,
+                account=self._account,
+                job_id=job_id,
+                job_address=service.address(job_id),
+                tool_versions={
+                    "qai_hub": CLIENT_VERSION,
+                    "qairt_asked_for": work.qairt_version,
+                    **patiently(lambda: service.tool_versions(job_id)),
+                },
+                note="",
+            )
             compiled.write(temporary)
         return compiled
 
     def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
         """Measure on the device, over `hub.aihub.max_profiler_iterations` runs."""
-        manifest = read_compiled(graph, compiled, BACKEND)
+        manifest, compile_job_id = self._read(graph, compiled)
         work, iterations = self._work(manifest.graph_sha256), self._config.aihub.max_profiler_iterations
         name, options = work.profile_name(iterations), work.profile_options(iterations)
-        service, submissions = self._open()
+        jobs = self._open()
 
         def submit(compile_job_id: str) -> str:
-            return service.submit_run(compile_job_id, work.device, name, options, dataset_id=None)
+            return jobs.service.submit_run(compile_job_id, work.device, name, options, dataset_id=None)
 
-        job_id = submissions.job(name, lambda: _job_of(manifest), submit)
-        self._wait(name, job_id, f"profiling on {work.device}", None)
-        profile = patiently(lambda: service.profile(job_id))
-        return latency_of(profile, manifest.device, manifest.binary_bytes, service.address(job_id))
+        job_id = jobs.submit_once(name, lambda: compile_job_id, submit)
+        jobs.wait(name, job_id, f"profiling on {work.device}", self._wait_s, None)
+        profile = jobs.collect(name, job_id, lambda: jobs.service.profile(job_id))
+        return latency_of(profile, manifest.device, manifest.binary_bytes, jobs.service.address(job_id))
 
     def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
-        """Yield the device's masks, in order; what was inferred before, by any run, comes from the store."""
-        jobs = self._inference(read_compiled(graph, compiled, BACKEND))
+        """Yield the device's masks, in order; what this account inferred before, by any run, comes from the store."""
+        manifest, compile_job_id = self._read(graph, compiled)
+        work = self._work(manifest.graph_sha256)
+        masks = MaskStore(self._folder() / "masks" / work.compile_name)
+        jobs = InferenceJobs(self._open, masks, work, compile_job_id, self._wait_s)
         return jobs.run(inputs, self._config.aihub.chunk_mb, self._config.aihub.jobs_in_flight)
 
-    def _inference(self, manifest: CompiledGraph) -> InferenceJobs:
-        work = self._work(manifest.graph_sha256)
-        return InferenceJobs(
-            open_service=self._open,
-            masks=MaskStore(self._folder / "masks" / work.compile_name),
-            compile_job_id=_job_of(manifest),
-            device=work.device,
-            options=work.run_options,
-            name_of=work.infer_name,
-            wait=self._wait,
-        )
+    @property
+    def _wait_s(self) -> float:
+        return self._config.aihub.wait_hours * 3600
 
     def _work(self, graph_sha256: str) -> Work:
         return Work(graph_sha256, self._config.device, self._config.aihub.qairt_version)
 
-    def _open(self) -> tuple[Service, Submissions]:
-        """Sign in, and check the device, before the first thing that is asked."""
-        if self._opened is None:
+    def _open(self) -> Jobs:
+        """Sign in before the first thing that is asked."""
+        if self._jobs is None:
             service = Service()
-            check_account(service)
-            with self._journal.lock("devices"):
-                check_device(service, self._config.device, self._folder / "devices.json")
-            self._opened = service, Submissions(service, self._journal)
-        return self._opened
+            self._account = sign_in(service, self._cache)
+            self._jobs = Jobs(service, Journal(self._folder()))
+        return self._jobs
 
-    def _wait(self, name: str, job_id: str, what: str, content_sha256: str | None) -> None:
-        service, submissions = self._open()
-        try:
-            wait_for(service, job_id, what, self._config.aihub.wait_hours * 3600, self._folder / "logs")
-        except JobFailedError:
-            submissions.failed(name, job_id, content_sha256)
-            raise
+    def _folder(self) -> Path:
+        """Return the account's folder; the service is asked for the account only if it never was from here."""
+        self._account = self._account or remembered_account(self._cache)
+        if self._account is None:
+            self._open()
+        assert self._account is not None, "signed in"
+        return folder_of(self._cache, self._address, self._account)
+
+    def _read(self, graph: Path, compiled: Path) -> tuple[CompiledGraph, str]:
+        """Return the manifest and the id of its compile job. ValueError if another account or service compiled it."""
+        manifest = read_compiled(graph, compiled, BACKEND)
+        self._folder()
+        if (manifest.service, manifest.account) != (self._address, self._account):
+            theirs = "another account" if manifest.service == self._address else f"the service at {manifest.service}"
+            raise ValueError(
+                f"{compiled}: got a graph that {theirs} compiled, wanted this account's at {self._address}; sign in "
+                "as before, or compile again with `dvc repro --force --single-item hub-compile`"
+            )
+        assert manifest.job_id is not None, "this backend compiles by jobs"
+        return manifest, manifest.job_id
 
     def _share(self, job_id: str) -> None:
         emails = list(self._config.aihub.share_with)
         if not emails:
             return
-        service, _ = self._open()
+        service = self._open().service
         missing = set(emails) - set(patiently(lambda: service.share(job_id, emails)))
         if missing:
             raise RefusedError(f"job {job_id}: shared, and yet AI Hub does not list {', '.join(sorted(missing))}")
         _LOG.info("shared %s with %s", service.address(job_id), ", ".join(emails))
 
-    def _manifest(self, work: Work, job_id: str, binary: Path) -> CompiledGraph:
-        service, _ = self._open()
-        versions = patiently(lambda: service.tool_versions(job_id))
-        return CompiledGraph(
-            backend=BACKEND,
-            device=work.device,
-            runtime="QNN context binary",
-            precision="float16",
-            placed_on_npu=True,
-            graph_sha256=work.graph_sha256,
-            binary_file=binary.name,
-            binary_bytes=binary.stat().st_size,
-            binary_sha256=sha256_of(binary),
-            wrapper_file=None,
-            job_id=job_id,
-            job_address=service.address(job_id),
-            tool_versions={"qai_hub": CLIENT_VERSION, "qairt_asked_for": work.qairt_version, **versions},
-            note="",
-        )
+
+def latency_of(profile: Mapping[str, Any], device: str, binary_bytes: int | None, note: str) -> LatencyProfile:
+    """Turn the client's profile (microseconds, bytes) into milliseconds and megabytes.
+
+    The latency is the median over all runs; if the service names no runs it is the one time it gives, and the spread
+    is not known.
+    """
+    summary, layers = profile["execution_summary"], profile["execution_detail"]
+    runs_us = summary.get("all_inference_times") or []
+    units = Counter(layer["compute_unit"] for layer in layers)
+    peak = summary.get("inference_memory_peak_range")
+    peak_bytes = peak[1] if peak else summary.get("estimated_inference_peak_memory")
+    return LatencyProfile(
+        device=device,
+        placed_on_npu=bool(layers) and set(units) == {"NPU"},
+        latency_ms_device=_ms(statistics.median(runs_us) if runs_us else summary["estimated_inference_time"]),
+        latency_ms_device_low=_ms(min(runs_us)) if runs_us else None,
+        latency_ms_device_high=_ms(max(runs_us)) if runs_us else None,
+        device_runs=len(runs_us) or None,
+        first_load_ms=_ms(summary["first_load_time"]) if summary.get("first_load_time") else None,
+        warm_load_ms=_ms(summary["warm_load_time"]) if summary.get("warm_load_time") else None,
+        peak_memory_mb=_mb(peak_bytes) if peak_bytes else None,
+        layers_npu=units["NPU"],
+        layers_gpu=units["GPU"],
+        layers_cpu=units["CPU"],
+        layers_unknown=sum(count for unit, count in units.items() if unit not in _UNITS),
+        slowest_layers=_slowest(layers),
+        binary_mb=None if binary_bytes is None else _mb(binary_bytes),
+        note=note,
+    )
 
 
-def _job_of(manifest: CompiledGraph) -> str:
-    assert manifest.job_id is not None, "this backend compiles by jobs"
-    return manifest.job_id
+def _slowest(layers: list[Mapping[str, Any]]) -> str:
+    """Name the slowest layers as one text (DVC shows a column for each key), by time or else by cycles."""
+    for key, spell in (("execution_time", lambda us: f"{us / 1e3:.3g} ms"), ("execution_cycles", "{:,} cycles".format)):
+        timed = sorted((layer for layer in layers if layer.get(key)), key=lambda layer: -layer[key])
+        if timed:
+            return "; ".join(
+                f"{layer['name']} ({layer['compute_unit']}) {spell(layer[key])}" for layer in timed[:SLOWEST]
+            )
+    return ""
+
+
+def _ms(microseconds: float) -> float:
+    return round(microseconds / 1e3, 3)
+
+
+def _mb(size_bytes: int) -> float:
+    return round(size_bytes / MB, 3)

@@ -1,49 +1,173 @@
-"""Any number of samples through inference jobs of bounded size, each job once, each mask paid for once."""
+"""Any number of samples through inference jobs of bounded size: each job once, each mask paid for once."""
 
+import hashlib
+import json
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from promptseg.datasets.records import Rle
-from promptseg.hubs.aihub.chunks import Chunk, chunks_of, read_masks, write_dataset
-from promptseg.hubs.aihub.errors import JobFailedError
-from promptseg.hubs.aihub.jobs import Submissions
-from promptseg.hubs.aihub.masks import MaskStore
-from promptseg.hubs.aihub.patience import patiently
-from promptseg.hubs.aihub.service import Service
-from promptseg.hubs.base import HubInput, HubOutput
+import h5py
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
 
+from promptseg.datasets.records import Rle
+from promptseg.files import atomic_path
+from promptseg.hubs.aihub.jobs import Jobs
+from promptseg.hubs.aihub.journal import SampleHasher, Work
+from promptseg.hubs.aihub.service import SAMPLES, UnreachableError
+from promptseg.hubs.base import HubInput, HubOutput
+from promptseg.hubs.contract import INPUTS, PRED_MASK, mask_of
+
+MB = 1_000_000
+SAMPLE_BYTES = sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in INPUTS)
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """`samples` go through one job, or there are none; `digests` are the hashes of their tensors.
+
+    `order` is (sample id, digest) of all samples that were met since the chunk before: of these, and of those whose
+    masks are known or come with an earlier chunk.
+    """
+
+    samples: list[HubInput]
+    digests: tuple[str, ...]
+    order: tuple[tuple[str, str], ...]
+
+    def release(self) -> None:
+        """Free the tensors at once: a caller's frames may live on in the traceback of an error that was retried."""
+        self.samples.clear()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all the tensors that go through the job, in order."""
+        return hashlib.sha256("".join(self.digests).encode()).hexdigest()
+
+
+def samples_per_chunk(chunk_mb: int) -> int:
+    """Return how many samples fit into `chunk_mb` (1 MB = 1e6 bytes) of tensors, at least one."""
+    return max(1, chunk_mb * MB // SAMPLE_BYTES)
+
+
+def chunks_of(inputs: Iterable[HubInput], chunk_mb: int, known: Container[str]) -> Iterator[Chunk]:
+    """Cut samples into chunks, in order; one is in memory at a time, if the caller releases each before the next.
+
+    A sample goes into a job once, and not at all if its mask is `known` (by its digest). Masks are stored chunk by
+    chunk, so that after a crash the samples that are left are cut at the same places, and their jobs are found again.
+    """
+    most, hasher = samples_per_chunk(chunk_mb), SampleHasher()
+    sent: set[str] = set()
+    held: dict[str, HubInput] = {}
+    order: list[tuple[str, str]] = []
+    for sample in inputs:
+        digest = hasher.digest(sample)
+        order.append((sample.sample_id, digest))
+        if digest not in sent and digest not in known:
+            sent.add(digest)
+            held[digest] = sample
+        if len(held) == most or (not held and len(order) == most):
+            yield _taken(held, order)
+    if order:
+        yield _taken(held, order)
+
+
+def _taken(held: dict[str, HubInput], order: list[tuple[str, str]]) -> Chunk:
+    chunk = Chunk(list(held.values()), tuple(held), tuple(order))
+    held.clear()
+    order.clear()
+    return chunk
+
+
+def write_dataset(path: Path, samples: Iterable[HubInput]) -> None:
+    """Write samples the way the client stores them, one at a time: data/<input>/batch_<sample>, gzip."""
+    count = 0
+    with h5py.File(path, "w") as store:
+        for sample in samples:
+            for order, tensor in enumerate((sample.image_input, sample.text_input)):
+                store.create_dataset(f"data/{order}/batch_{count}", data=tensor, compression="gzip")
+            count += 1
+        for order, spec in enumerate(INPUTS):
+            store[f"data/{order}"].attrs.update({"order": order, "name": spec.name, "batch_count": count})
+
+
+def read_masks(path: Path, count: int) -> Iterator[NDArray[np.bool_]]:
+    """Yield the `count` decided masks, bool [CANVAS, CANVAS], of an inference's outputs, in the samples' order.
+
+    Raises UnreachableError when the file is cut short, ValueError when it holds something else than the contract says.
+    """
+    try:
+        store = h5py.File(path, "r")
+    except OSError as error:
+        raise UnreachableError(f"{path.name}: got outputs that are cut short ({error})") from None
+    with store:
+        outputs = list(store["data"].values()) if "data" in store else []
+        names = [str(output.attrs["name"]) for output in outputs]
+        if names != [PRED_MASK.name]:
+            raise ValueError(f"AI Hub: got outputs {names}, wanted {[PRED_MASK.name]}; compile with --output_names")
+        got = int(outputs[0].attrs["batch_count"])
+        if got != count:
+            raise ValueError(f"AI Hub: got outputs of {got} samples, wanted {count}")
+        for number in range(count):
+            pred_mask = outputs[0][f"batch_{number}"][()]
+            PRED_MASK.check(pred_mask, f"AI Hub, output {number}")
+            yield mask_of(pred_mask)
+
+
+class MaskStore:
+    """Masks that were paid for, run-length, one file per finished chunk below `folder`, whole or not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._masks: dict[str, Rle] = {}
+        for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                self._masks[entry["sample"]] = Rle(**entry["mask"])
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._masks
+
+    def __getitem__(self, digest: str) -> Rle:
+        return self._masks[digest]
+
+    def add(self, chunk_name: str, masks: Iterable[tuple[str, Rle]]) -> None:
+        """Store the masks of one chunk, (digest of the sample, mask), as they come; another process may do the same."""
+        new: dict[str, Rle] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(self._folder / "lock"),
+            atomic_path(self._folder / f"{chunk_name}.jsonl") as temporary,
+            temporary.open("w", encoding="utf-8") as file,
+        ):
+            for digest, mask in masks:
+                new[digest] = mask
+                file.write(json.dumps({"sample": digest, "mask": asdict(mask)}) + "\n")
+        self._masks.update(new)
+
+
+@dataclass(frozen=True)
 class _Started:
-    """A chunk whose masks are stored (`job_id` None) or computed by a job; its tensors are let go of."""
+    """A chunk whose masks are stored (`job_id` None) or computed by a job; its tensors are released."""
 
     name: str
     job_id: str | None
-    chunk_sha256: str
-    digests: tuple[str, ...]
-    order: tuple[tuple[str, str], ...]
+    chunk: Chunk
 
 
 @dataclass(frozen=True)
 class InferenceJobs:
-    """The jobs of one compiled graph. `name_of` names a job after its chunk's hash; `wait` returns when one is done.
+    """The inference jobs of one compiled graph; `open_jobs` is called only if there is something to ask."""
 
-    `service` and `submissions` are asked for only when there is something to submit or to collect.
-    """
-
-    open_service: Callable[[], tuple[Service, Submissions]]
+    open_jobs: Callable[[], Jobs]
     masks: MaskStore
+    work: Work
     compile_job_id: str
-    device: str
-    options: str
-    name_of: Callable[[str], str]
-    wait: Callable[[str, str, str, str | None], None]
+    wait_s: float  # for one job
 
     def run(self, inputs: Iterable[HubInput], chunk_mb: int, jobs_in_flight: int) -> Iterator[HubOutput]:
         """Yield one mask per input, in order; a sample whose mask is stored goes into no job.
@@ -62,46 +186,40 @@ class InferenceJobs:
             yield from self._collect(started.popleft())
 
     def _start(self, chunk: Chunk) -> _Started:
-        name, job_id = self.name_of(chunk.sha256), None
-        if chunk.samples:
-            service, submissions = self.open_service()
-
-            def submit(dataset_id: str) -> str:
-                return service.submit_run(self.compile_job_id, self.device, name, self.options, dataset_id)
-
-            job_id = submissions.job(name, lambda: self._uploaded(chunk, name), submit)
-        return _Started(name, job_id, chunk.sha256, chunk.digests, chunk.order)
-
-    def _uploaded(self, chunk: Chunk, name: str) -> str:
-        service, submissions = self.open_service()
+        name = self.work.infer_name(chunk.sha256)
+        if not chunk.samples:
+            return _Started(name, None, chunk)
+        jobs = self.open_jobs()
 
         def upload() -> tuple[str, float | None]:
             with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
                 path = Path(scratch) / "samples.h5"
                 write_dataset(path, chunk.samples)
-                size_mb = path.stat().st_size / 1e6
-                _LOG.info("uploading %d samples, %.1f MB", len(chunk.samples), size_mb)
-                return service.upload_samples(path, name)
+                _LOG.info("uploading %d samples, %.1f MB", len(chunk.samples), path.stat().st_size / MB)
+                return jobs.service.upload_samples(path, name)
 
-        return submissions.asset(chunk.sha256, service.has_samples, upload)
+        def prepare() -> str:
+            return jobs.upload_once(SAMPLES, chunk.sha256, upload)
+
+        def submit(dataset_id: str) -> str:
+            work = self.work
+            return jobs.service.submit_run(self.compile_job_id, work.device, name, work.run_options, dataset_id)
+
+        return _Started(name, jobs.submit_once(name, prepare, submit), chunk)
 
     def _collect(self, started: _Started) -> Iterator[HubOutput]:
-        if started.job_id is not None:
-            what = f"inference on {len(started.digests)} samples"
-            self.wait(started.name, started.job_id, what, started.chunk_sha256)
-            try:
-                patiently(lambda: self._store(started))
-            except JobFailedError:
-                self.open_service()[1].failed(started.name, started.job_id, None)
-                raise
-        for sample_id, digest in started.order:
-            yield HubOutput(sample_id, self.masks[digest].to_mask())
+        name, job_id, chunk = started.name, started.job_id, started.chunk
+        if job_id is not None:
+            jobs = self.open_jobs()
+            jobs.wait(name, job_id, f"inference on {len(chunk.digests)} samples", self.wait_s, chunk.sha256)
 
-    def _store(self, started: _Started) -> None:
-        assert started.job_id is not None
-        service, _ = self.open_service()
-        with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-            path = Path(scratch) / f"job {started.job_id}.h5"  # errors name the file
-            service.download_outputs(started.job_id, path)
-            masks = map(Rle.from_mask, read_masks(path, len(started.digests)))
-            self.masks.add(started.name, zip(started.digests, masks, strict=True))
+            def store() -> None:
+                with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+                    path = Path(scratch) / f"job {job_id}.h5"  # errors name the file
+                    jobs.service.download_outputs(job_id, path)
+                    masks = map(Rle.from_mask, read_masks(path, len(chunk.digests)))
+                    self.masks.add(name, zip(chunk.digests, masks, strict=True))
+
+            jobs.collect(name, job_id, store)
+        for sample_id, digest in chunk.order:
+            yield HubOutput(sample_id, self.masks[digest].to_mask())

@@ -1,8 +1,8 @@
-"""Everything that can be refused before an upload: the graph here, then token, device and version there."""
+"""What can be refused before an upload, and before training: the graph here; then token, device and version there."""
 
 import difflib
+import hashlib
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,13 +10,13 @@ import onnx
 from onnx import TensorProto
 
 from promptseg.files import read_json, write_json
-from promptseg.hubs.aihub.errors import BusyError, RefusedError, UnreachableError
-from promptseg.hubs.aihub.patience import pause
-from promptseg.hubs.aihub.service import Service
+from promptseg.hubs.aihub import jobs
+from promptseg.hubs.aihub.service import BusyError, RefusedError, Service, UnreachableError, read_configuration
 from promptseg.hubs.contract import check_border
+from promptseg.params import HubConfig
 
-PROBE_WAITS_S = (3.0, 6.0)  # with three probes of at most 11 s each: a server that is down is noticed in 42 s
-DEVICES_FRESH_S = 24 * 3600.0
+SIGN_IN_WAITS_S = (3.0, 6.0)  # with three tries of at most 11 s each: a server that is down is noticed in 42 s
+ACCOUNTS = "aihub/accounts.json"  # which account each token that signed in belongs to
 _REFUSED_TYPES = {TensorProto.INT64: "int64", TensorProto.BOOL: "bool", TensorProto.DOUBLE: "double"}
 _COMPARISONS = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 _INDEX_MAKERS = {"ArgMax", "ArgMin", "TopK"}
@@ -94,40 +94,79 @@ def _elements(tensor: TensorProto) -> int:
     return count
 
 
-def check_account(service: Service) -> None:
-    """Raise RefusedError when the token is, UnreachableError in less than a minute when the server is down."""
-    for wait_s in (*PROBE_WAITS_S, None):
+def check_service(config: HubConfig, cache: Path | None = None) -> None:
+    """Sign in, and check device and version of the tools, before anything is computed: three requests, no upload.
+
+    The account is remembered below `cache`, if one is given. Raises RefusedError, with the remedy, for what the service
+    says no to; UnreachableError, in less than a minute, if it cannot be reached.
+    """
+    service = Service()
+    sign_in(service, cache)
+    check_target(service, config)
+
+
+def sign_in(service: Service, cache: Path | None) -> str:
+    """Return the account that the token belongs to, and remember it below `cache`.
+
+    Raises RefusedError if the token is refused, UnreachableError in less than a minute if the server is down.
+    """
+    account = _account(service)
+    if cache is not None and remembered_account(cache) != account:
+        path = cache / ACCOUNTS
+        write_json(path, (read_json(path) if path.is_file() else {}) | {_fingerprint(): account})
+    return account
+
+
+def remembered_account(cache: Path) -> str | None:
+    """Return the account of the present token without asking the service; None if it never signed in from here."""
+    path = cache / ACCOUNTS
+    return read_json(path).get(_fingerprint()) if path.is_file() else None
+
+
+def check_target(service: Service, config: HubConfig) -> None:
+    """Raise RefusedError if the service has no such device, it lacks what the precision needs, or no such tools."""
+    attributes = service.device_attributes(config.device)
+    if attributes is None:
+        names = service.devices()
+        near = difflib.get_close_matches(config.device, names, n=3, cutoff=0.5)
+        known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {len(names)} others"
+        raise RefusedError(f"hub.device: got {config.device!r}, wanted a device that AI Hub has; {known}")
+    lacks = _lacking(attributes)
+    if lacks:
+        raise RefusedError(
+            f"hub.device: got {config.device!r}, {lacks} ({', '.join(sorted(attributes))}), wanted an NPU that "
+            "computes in float16, such as that of 'Snapdragon X Elite CRD'"
+        )
+    version, versions = config.aihub.qairt_version, service.qairt_versions()
+    if versions and version not in versions:
+        raise RefusedError(f"hub.aihub.qairt_version: got {version!r}, wanted one of {', '.join(versions)}")
+
+
+def _lacking(attributes: set[str]) -> str:
+    """Say what a device lacks by what the service lists of it; of a device that nothing is listed of, nothing."""
+    kinds = {attribute.partition(":")[0] for attribute in attributes}
+    if "framework" in kinds and "framework:qnn" not in attributes:
+        return "which runs no QNN binaries"
+    if kinds & {"hexagon", "htp-supports-fp16"} and "htp-supports-fp16:true" not in attributes:
+        return "whose NPU has no float16"
+    return ""
+
+
+def _account(service: Service) -> str:
+    for wait_s in (*SIGN_IN_WAITS_S, None):
         try:
-            _LOG.info("AI Hub: signed in as %s", service.whoami())
+            account, email = service.sign_in()
         except (BusyError, UnreachableError) as error:
             if wait_s is None:
-                raise UnreachableError(f"{error}. Nothing was uploaded or submitted; run again later") from None
-            pause(wait_s)
+                raise UnreachableError(f"{error}. Nothing was uploaded or submitted") from None
+            jobs.pause(wait_s)
         else:
-            return
+            _LOG.info("AI Hub: signed in as %s", email)
+            return account
+    raise AssertionError("the last try returns or raises")
 
 
-def check_device(service: Service, device: str, cache: Path) -> None:
-    """Raise RefusedError, with the nearest names, when the service has no such device; the list is kept for a day."""
-    names = _cached_devices(cache)
-    if device not in names:
-        names = service.devices()
-        write_json(cache, {"listed_at": round(time.time()), "devices": names})
-    if device not in names:
-        near = difflib.get_close_matches(device, names, n=3, cutoff=0.5)
-        known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {len(names)} others"
-        raise RefusedError(f"hub.device: got {device!r}, wanted a device that AI Hub has; {known}")
-
-
-def check_qairt_version(service: Service, qairt_version: str) -> None:
-    """Raise RefusedError when the service lists the versions it has, and not this one."""
-    known = service.qairt_versions()
-    if known and qairt_version not in known:
-        raise RefusedError(f"hub.aihub.qairt_version: got {qairt_version!r}, wanted one of {', '.join(known)}")
-
-
-def _cached_devices(cache: Path) -> list[str]:
-    if not cache.is_file():
-        return []
-    content = read_json(cache)
-    return list(content["devices"]) if time.time() - content["listed_at"] < DEVICES_FRESH_S else []
+def _fingerprint() -> str:
+    """A key that cannot be turned back into the token."""
+    config = read_configuration()
+    return hashlib.sha256(f"{config.api_url}\n{config.api_token}".encode()).hexdigest()[:16]

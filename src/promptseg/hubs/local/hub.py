@@ -136,6 +136,8 @@ class LocalHub:
             binary_bytes=binary.stat().st_size if binary else None,
             binary_sha256=sha256_of(binary) if binary else None,
             wrapper_file=WRAPPER if binary else None,
+            service=None,
+            account=None,
             job_id=None,
             job_address=None,
             tool_versions=tool_versions(),

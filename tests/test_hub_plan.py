@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from promptseg.commands.hub_plan import plan
 from promptseg.files import sha256_of
-from promptseg.hubs.aihub.chunks import write_dataset
-from promptseg.hubs.aihub.journal import SUBMITTED, Journal, folder_of
-from promptseg.hubs.aihub.names import Work
-from promptseg.hubs.aihub.plan import plan
-from tests.aihub_helpers import DEVICE, hub_config
+from promptseg.hubs.aihub.inference import write_dataset
+from promptseg.hubs.aihub.journal import Work
+from tests.aihub_bench import Bench
+from tests.aihub_bench.state import COLLEAGUES_TOKEN
+from tests.aihub_helpers import DEVICE, hub_config, open_bench_hub
 from tests.graphs import split_picture, write_bright_graph, write_refused_graph
 
 SAMPLES = [split_picture(f"s{number}", number, 9, first_id=number) for number in range(3)]
@@ -27,7 +28,7 @@ def test_jobs_and_bytes_are_told_without_a_token_and_nothing_is_written(tmp_path
     lines = list(plan(config, tmp_path / "cache", graph, SAMPLES))
     text = "\n".join(lines)
     work = Work(sha256_of(graph), DEVICE, "2.45")
-    assert lines[0] == f"Dry run for {DEVICE} at {ADDRESS}: nothing is sent, no token is read."
+    assert lines[0] == f"Dry run for {DEVICE} at {ADDRESS}: nothing is sent."
     assert f"compile   {work.compile_name} (to submit)" in lines
     assert f"          {work.compile_options}" in lines
     assert f"          uploads model.onnx: {graph.stat().st_size / 1e6:.1f} MB" in lines
@@ -43,14 +44,21 @@ def test_jobs_and_bytes_are_told_without_a_token_and_nothing_is_written(tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_was_submitted_before_is_not_counted(tmp_path: Path) -> None:
-    graph = write_bright_graph(tmp_path / "model.onnx")
-    work = Work(sha256_of(graph), DEVICE, "2.45")
-    journal = Journal(folder_of(tmp_path / "cache", ADDRESS))
-    journal.record(SUBMITTED, work.compile_name, job_id="j7", address="a")
-    lines = list(plan(hub_config(), tmp_path / "cache", graph, SAMPLES))
-    assert f"compile   {work.compile_name} (submitted before: job j7)" in lines
+def test_what_this_account_submitted_before_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, cache = write_bright_graph(tmp_path / "model.onnx"), tmp_path / "cache"
+    with Bench(tmp_path / "bench") as bench:
+        open_bench_hub(bench, tmp_path, monkeypatch).compile(graph, tmp_path / "compiled")
+        asked = bench.requests.total()
+        lines = list(plan(hub_config(), cache, graph, SAMPLES))
+        monkeypatch.setenv("QAIHUB_API_TOKEN", COLLEAGUES_TOKEN)
+        colleagues = list(plan(hub_config(), cache, graph, SAMPLES))
+        assert bench.requests.total() == asked
+    (job_id,) = bench.state.jobs
+    name = Work(sha256_of(graph), DEVICE, "2.45").compile_name
+    assert f"compile   {name} (submitted before: job {job_id})" in lines
     assert "          uploads model.onnx: 0.0 MB" in lines
+    assert "account   not known yet: nobody signed in from here with this token" in colleagues
+    assert f"compile   {name} (to submit)" in colleagues
 
 
 def test_a_graph_that_would_be_refused_is_refused_here(tmp_path: Path) -> None:

@@ -1,21 +1,37 @@
-"""What a run in the cloud would submit and upload, worked out here: no token is read, nothing is sent."""
+"""hub-plan: what a run in the cloud would submit and upload, worked out on this machine: nothing is sent."""
 
+import argparse
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptseg.commands.console import say
+from promptseg.commands.project import project_root
 from promptseg.files import sha256_of
-from promptseg.hubs.aihub.chunks import MB, SAMPLE_BYTES, Chunk, chunks_of, write_dataset
-from promptseg.hubs.aihub.client import service_address
-from promptseg.hubs.aihub.journal import Journal, folder_of
-from promptseg.hubs.aihub.masks import MaskStore
-from promptseg.hubs.aihub.names import Work
-from promptseg.hubs.aihub.preflight import check_graph
+from promptseg.hubs.aihub.inference import MB, SAMPLE_BYTES, Chunk, MaskStore, chunks_of, write_dataset
+from promptseg.hubs.aihub.journal import Journal, Work, folder_of
+from promptseg.hubs.aihub.preflight import check_graph, remembered_account
+from promptseg.hubs.aihub.service import public_address, read_configuration
 from promptseg.hubs.base import HubInput
-from promptseg.params import HubConfig
+from promptseg.hubs.host import GraphInputs
+from promptseg.params import HubConfig, read_params, read_paths
 
 _MEASURED = 3  # samples that are compressed to estimate what the others will be
+
+
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Describe the command line: it takes no options, everything is in params.yaml."""
+
+
+def run(_: argparse.Namespace) -> int:
+    """Print the plan."""
+    root = project_root()
+    config, paths = read_params(root).hub, read_paths(root)
+    inputs = GraphInputs(paths["images"], paths["samples"], paths["tokens"], config.split, config.samples)
+    for line in plan(config, root / ".cache", paths["graph"], inputs):
+        say(line)
+    return 0
 
 
 @dataclass
@@ -37,14 +53,17 @@ class _Inference:
 def plan(config: HubConfig, cache: Path, graph: Path, inputs: Iterable[HubInput]) -> Iterator[str]:
     """Yield the lines of a dry run; every sample is read, for the jobs' names are hashes of them.
 
-    Raises ValueError when the graph would be refused before an upload.
+    What was submitted before is known of the account that signed in with the present token; else nothing is. Raises
+    ValueError when the graph would be refused before an upload.
     """
     check_graph(graph)
-    folder = folder_of(cache, service_address())
+    address = public_address(read_configuration().api_url)
+    account = remembered_account(cache)
+    folder = folder_of(cache, address, account or "not signed in")
     journal, work = Journal(folder), Work(sha256_of(graph), config.device, config.aihub.qairt_version)
     iterations = config.aihub.max_profiler_iterations
-    yield f"Dry run for {config.device} at {service_address()}: nothing is sent, no token is read."
-    yield f"journal   {folder}"
+    yield f"Dry run for {config.device} at {address}: nothing is sent."
+    yield f"account   {account or 'not known yet: nobody signed in from here with this token'}"
     yield f"compile   {work.compile_name}{_known(journal, work.compile_name)}"
     yield f"          {work.compile_options}"
     there = journal.upload(work.graph_sha256) is not None or journal.job(work.compile_name).job_id is not None
