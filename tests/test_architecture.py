@@ -90,7 +90,7 @@ def test_only_what_a_stage_hands_over_is_known_of_params() -> None:
         ("urllib3", {"download.py"}),
         ("transformers", {"datasets/tokenizer.py"}),
         ("dvc", {"experiments/records.py"}),
-        ("pycocotools", {"datasets/records.py", "sources/coco_segmentation.py"}),
+        ("pycocotools", {"datasets/records.py", "sources/coco.py"}),
     ],
 )
 def test_only_one_place_knows_a_package(package: str, users: set[str]) -> None:

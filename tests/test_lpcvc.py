@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import SPLITS, read_pictures, read_samples
 from promptseg.files import sha256_of
 from promptseg.params import LpcvcConfig, Source
-from promptseg.sources.lpcvc import build_lpcvc, split_of
+from promptseg.sources.build import build_dataset
 from tests.fault_server import Files, serving
 from tests.referring import HEIGHT, OTHER, TARGET, WIDTH, Tables, jpeg
 
@@ -37,7 +34,7 @@ def tables() -> Tables:
         annotations.append({"id": 10 * n, "image_id": n, "segmentation": [TARGET], "attributes": said})
         annotations.append({"id": 10 * n + 1, "image_id": n, "segmentation": [OTHER], "attributes": {"text_1": "."}})
     return {
-        "files": {f"images/default/{name}": jpeg(n % 6) for n, name in names.items()},
+        "files": {f"images/default/{name}": jpeg(n) for n, name in names.items()},
         "images": [{"id": n, "file_name": name, "height": HEIGHT, "width": WIDTH} for n, name in names.items()],
         "annotations": annotations,
     }
@@ -77,7 +74,7 @@ def build_from(mirror: Any, folder: Path, **changes: Any) -> Path:
     out = folder / "out"
     out.mkdir(exist_ok=True)
     paths = (out / name for name in ("images", "samples", "pictures"))
-    build_lpcvc(replace(CONFIG, **changes), mirror, folder / "cache", *paths)
+    build_dataset(replace(CONFIG, **changes), mirror, str(folder), folder / "cache", *paths)
     return out
 
 
@@ -131,21 +128,6 @@ def test_an_attribute_may_hold_several_phrases(build: Callable[..., Path]) -> No
     assert (samples["10-text"], samples["10-text-1"]) == ("one", "two")
 
 
-@given(st.text(), st.floats(0.01, 0.4), st.floats(0.01, 0.4))
-def test_a_split_depends_on_the_name_alone_and_grows_with_its_share(name: str, val: float, test: float) -> None:
-    split = split_of(name, val, test)
-    assert split in SPLITS
-    assert split_of(name, val, test) == split
-    if split == "test":
-        assert split_of(name, val, test + 0.1) == "test"
-
-
-def test_shares_are_met_on_the_whole() -> None:
-    counts = Counter(split_of(f"{n:06d}.jpg", 0.1, 0.2) for n in range(5000))
-    assert abs(counts["val"] / 5000 - 0.1) < 0.02
-    assert abs(counts["test"] / 5000 - 0.2) < 0.02
-
-
 def of_all(**attributes: Any) -> Callable[[Tables], None]:
     def spoil(content: Tables) -> None:
         for annotation in content["annotations"]:
@@ -175,15 +157,21 @@ def with_three(content: Tables) -> None:
             of_all(occluded=True, score=3),
             r"got no phrase in 26 annotations, whose attributes are \['occluded', 'score'\]",
         ),
-        (of_first("annotations", attributes=["red"]), "annotation number 0: got the attributes .*, wanted a mapping"),
-        (of_first("annotations", segmentation=[]), "annotation 10: the mask of its annotation 10 is empty"),
-        (of_first("annotations", segmentation=3), "annotation 10 of 000001.jpg: got"),
-        (of_first("annotations", image_id=99), "annotation 10: its picture 99 is not listed"),
-        (of_first("images", width=31), "is 30x20 px, its annotations say 31x20"),
-        (of_first("images", file_name="x.jpg"), "got no images/default/x.jpg, which annotations"),
-        (of_first("images", file_name="../x.jpg"), r"got no images/default/../x.jpg, which annotations"),
-        (without_pictures, "got no images/default/000001.jpg, which annotations"),
-        (with_three, r"got no picture in .* of 1 with phrases, wanted some in each of train, val, test; change `val_s"),
+        (of_first("annotations", attributes=["red"]), "annotation 10: attributes: got .*, wanted a mapping"),
+        (of_first("annotations", segmentation=[]), "annotation 10: mask: got one that covers no pixel"),
+        (of_first("annotations", segmentation=3), "annotation 10: mask: got the segmentation 3"),
+        (of_first("annotations", image_id=99), "annotation 10: image_id: got 99, which no image has"),
+        (of_first("images", width=31), "image 1: width, height: got 31x20, wanted 30x20 px as the picture is shown"),
+        (of_first("images", file_name="x.jpg"), "image 1: image: got 'images/default/x.jpg', which is not in "),
+        (
+            of_first("images", file_name="../x.jpg"),
+            r"image 1: file_name: got '../x.jpg', wanted the name of a file",
+        ),
+        (without_pictures, "image 1: image: got 'images/default/000001.jpg', which is not in"),
+        (
+            with_three,
+            r"got no phrase in .* of 1 pictures with phrases, wanted some in each of .*; .*change `val_s",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_written(

@@ -16,7 +16,7 @@ from promptseg.datasets.archives import PictureArchives, open_archive
 from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.records import PHRASE_KINDS, SPLITS, read_pictures, read_samples
 from promptseg.params import ShapesConfig, data_config_of
-from promptseg.sources import shapes
+from promptseg.sources import repack, shapes
 from promptseg.sources.shapes import build_shapes, render_scene
 
 CONFIG = ShapesConfig(
@@ -140,7 +140,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shapes, "write_archive", full_disk)
+    monkeypatch.setattr(repack, "write_archive", full_disk)
     with pytest.raises(OSError, match="No space left"):
         build(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,7 @@ def test_an_archive_that_is_replaced_below_a_mirror_is_fetched(project: Path, tm
     assert run_dvc(project, "repro", "fetch").returncode == 0
     assert "up to date" in run_dvc(project, "status", "fetch").stdout
     before = (project / "data/images/train-000.zip").read_bytes()
-    content["files"] = {name: jpeg(6) for name in content["files"]}
+    content["files"] = {name: jpeg(100 + n) for n, name in enumerate(content["files"])}
     as_zip(content, mirror)
     assert str(mirror) in run_dvc(project, "status", "fetch").stdout
     assert run_dvc(project, "repro", "fetch").returncode == 0

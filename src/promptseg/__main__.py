@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": "serve a page on this machine to try phrases on pictures",
     "settings": "print a recipe as arguments of `dvc exp run`",
     "hub-plan": "say what a run in the cloud would submit and upload, without sending anything",
-    "check-data": "list what is wrong with a data set of your own",
+    "check-data": "list what is wrong with a data set",
 }
 
 

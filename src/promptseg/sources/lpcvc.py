@@ -3,38 +3,42 @@
     images/default/<file_name>
     annotations/instances_default.json      an annotation has "attributes": {"<name>": "<phrase>", "occluded": false}
 
-Pictures are sorted into train, val and test by a hash of their names, so that adding some moves no other.
+Pictures are sorted into train, val and test by a hash of their bytes, so that adding some moves no other.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from promptseg.datasets.archives import open_archive
-from promptseg.datasets.records import SPLITS, Split
 from promptseg.params import LpcvcConfig
-from promptseg.sources.coco import CocoAnnotation, CocoTables, parse_instances
+from promptseg.sources.checks import Mistakes, checked_phrase
+from promptseg.sources.coco import CocoAnnotation, CocoTables, read_tables, segmentation_to_rle
 from promptseg.sources.mirrors import Mirror, is_address, obtain_all, places, resolve_folder
-from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Phrases, PictureStore, repack
+from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Marked, Phrases, PictureStore, Rules
 
 ANNOTATIONS = "annotations/instances_default.json"
 PICTURES = "images/default/"
 
 
-def build_lpcvc(config: LpcvcConfig, mirror: Mirror, cache: Path, images: Path, samples: Path, pictures: Path) -> None:
-    """Write the folder of archives `images`, and the records `samples` (one a phrase) and `pictures`; all or none.
+@contextmanager
+def open_lpcvc(
+    config: LpcvcConfig, mirror: Mirror, cache: Path, mistakes: Mistakes
+) -> Iterator[tuple[list[Annotated], PictureStore, Rules]]:
+    """Yield the pictures that have a phrase, by name, the store that holds them, and the rules that they are held to.
 
     The source is the zip that the configuration names, or, in a mirror that is a folder, the folder of that name
-    without `.zip`. Raises ValueError when it, its pictures or its annotations are wrong, OSError on a full disk.
+    without `.zip`. What is wrong with its annotations is noted. Raises ValueError when it is missing or damaged.
     """
     with _store(config, mirror, cache) as store:
         root = _root(store)
-        origin = f"{store.where}: {root}{ANNOTATIONS}"
-        annotated = _annotated(config, parse_instances(store.read(root + ANNOTATIONS), origin), store, root)
-        _check_splits(annotated, origin)
-        repack(annotated, store, images, samples, pictures)
+        tables = read_tables(
+            store.read(root + ANNOTATIONS), f"{Path(store.where).name}: {Path(ANNOTATIONS).name}", mistakes
+        )
+        rules = Rules(tables.origin, config.val_share, config.test_share)
+        yield _annotated(config, tables, root, mistakes), store, rules
 
 
 @contextmanager
@@ -66,58 +70,53 @@ def _root(store: PictureStore) -> str:
     return roots[0]
 
 
-def _annotated(config: LpcvcConfig, tables: CocoTables, store: PictureStore, root: str) -> list[Annotated]:
-    """Return the pictures that have a phrase, by split and name."""
-    for annotation in tables.annotations.values():
-        if annotation.image_id not in tables.images:
-            raise ValueError(f"annotation {annotation.annotation_id}: its picture {annotation.image_id} is not listed")
+def _annotated(config: LpcvcConfig, tables: CocoTables, root: str, mistakes: Mistakes) -> list[Annotated]:
     annotated = []
-    for image in tables.images.values():
-        file_name = f"{root}{PICTURES}{image.file_name}"
-        annotations = tables.annotations_of.get(image.image_id, [])
-        phrases = [said for one in annotations if (said := _phrases(one, config)).worded]
-        if phrases and file_name not in store.names:
-            raise ValueError(f"{store.where}: got no {file_name}, which {ANNOTATIONS} names; export it with pictures")
-        if phrases:
-            split = split_of(image.file_name, config.val_share, config.test_share)
-            annotated.append(Annotated(split, image, file_name, annotations, phrases))
-    if not annotated:
-        seen = sorted({name for one in tables.annotations.values() for name in one.attributes})
-        raise ValueError(
-            f"{store.where}: got no phrase in {len(tables.annotations)} annotations, whose attributes are {seen}; "
-            "wanted text in some; name them in `phrase_attributes`"
+    for number, image in tables.images.items():
+        annotations = tables.annotations_of.get(number, [])
+        phrases = tuple(said for one in annotations if (said := _phrases(one, tables, config, mistakes)).worded)
+        where = tables.place("image", number)
+        if not phrases:
+            continue
+        if image.height is None or image.width is None:
+            mistakes.add(where, "width, height: got none, wanted the picture's size in px")
+            continue
+        objects = tuple(
+            Marked(
+                one.annotation_id,
+                tables.place("annotation", one.annotation_id),
+                partial(segmentation_to_rle, one.segmentation),
+            )
+            for one in annotations
         )
-    return sorted(annotated, key=lambda one: (SPLITS.index(one.split), one.file_name))
+        claimed = image.height, image.width
+        file_name = f"{root}{PICTURES}{image.file_name}"
+        annotated.append(Annotated(where, file_name, image.file_name, None, claimed, "either", objects, phrases))
+    if not annotated and not mistakes.found:
+        seen = sorted({name for one in tables.annotations.values() for name in one.attributes})
+        mistakes.add(
+            tables.origin,
+            f"got no phrase in {len(tables.annotations)} annotations, whose attributes are {seen}; wanted text in "
+            "some; name them in `phrase_attributes`",
+        )
+    return sorted(annotated, key=lambda one: one.file_name)
 
 
-def split_of(file_name: str, val_share: float, test_share: float) -> Split:
-    """Return the split of a picture, which depends on nothing but its name and the shares."""
-    place = int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big") / 2**64
-    if place < test_share:
-        return "test"
-    return "val" if place < test_share + val_share else "train"
-
-
-def _phrases(annotation: CocoAnnotation, config: LpcvcConfig) -> Phrases:
+def _phrases(annotation: CocoAnnotation, tables: CocoTables, config: LpcvcConfig, mistakes: Mistakes) -> Phrases:
     """Every text among the chosen attributes; CVAT's own (occluded, rotation, ...) are no texts."""
-    chosen = annotation.attributes if config.phrase_attributes is None else config.phrase_attributes
-    worded = tuple(
-        (f"{annotation.annotation_id}-{name}" + (f"-{number}" if number else ""), phrase.strip())
-        for name in chosen
-        for number, phrase in enumerate(_texts(annotation.attributes.get(name)))
-    )
-    return Phrases(f"annotation {annotation.annotation_id}", (annotation.annotation_id,), worded)
+    where = tables.place("annotation", annotation.annotation_id)
+    worded = []
+    for name in annotation.attributes if config.phrase_attributes is None else config.phrase_attributes:
+        for number, text in enumerate(_texts(annotation.attributes.get(name))):
+            sample_id = f"{annotation.annotation_id}-{name}" + (f"-{number}" if number else "")
+            try:
+                worded.append((sample_id, checked_phrase(text)))
+            except ValueError as error:
+                mistakes.add(where, f"attributes, {name}: {error}")
+    return Phrases(where, (annotation.annotation_id,), tuple(worded))
 
 
 def _texts(value: Any) -> list[str]:
+    """Return the texts of an attribute; one that is left empty, or a dot, says nothing."""
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str) and text.strip(" .")]
-
-
-def _check_splits(annotated: list[Annotated], origin: str) -> None:
-    empty = [split for split in SPLITS if split not in {one.split for one in annotated}]
-    if empty:
-        raise ValueError(
-            f"{origin}: got no picture in {' and '.join(empty)} of {len(annotated)} with phrases, wanted some in each "
-            f"of {', '.join(SPLITS)}; change `val_share` and `test_share`, or add pictures"
-        )

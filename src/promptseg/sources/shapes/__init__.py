@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from promptseg.datasets.archives import write_archive
-from promptseg.datasets.records import SPLITS, PhraseKind, Picture, Rle, Sample, Split, write_records
-from promptseg.files import atomic_path
+from promptseg.datasets.records import SPLITS, PhraseKind, Picture, Rle, Sample, Split
 from promptseg.params import ShapesConfig
+from promptseg.sources.repack import Entry, write_dataset
 from promptseg.sources.shapes.facts import Seen, see
 from promptseg.sources.shapes.phrases import has_distractor, make_phrases
 from promptseg.sources.shapes.render import render
@@ -31,7 +30,7 @@ JPEG_QUALITY = 92
 LAYOUT_ATTEMPTS = 2000  # four in five succeed; eight targets among eight objects take twelve on average
 SCENES_WORTH_A_WORKER = 100  # another process takes about as long to start as these to make
 
-_EncodedScene = tuple[bytes, Picture, list[Sample]]
+_EncodedScene = tuple[bytes, Entry]
 
 
 @dataclass(frozen=True)
@@ -78,34 +77,25 @@ def render_scene(split: Split, index: int, config: ShapesConfig) -> RenderedScen
     raise AssertionError(f"no layout found for {split} {index} of {config}")
 
 
-def build_shapes(config: ShapesConfig, images: Path, samples: Path, pictures: Path) -> None:
-    """Write the folder `images` (a stored archive of JPEG files per split), `samples` and `pictures` (JSON lines).
+def build_shapes(config: ShapesConfig, images: Path, samples: Path, objects: Path) -> None:
+    """Write the folder `images` (a stored archive of JPEG files per split), `samples` and `objects` (JSON lines).
 
-    Equal configurations give equal bytes, whatever the number of processor cores. Each output appears whole.
+    Equal configurations give equal bytes, whatever the number of processor cores. All outputs appear, or none.
     """
     total = sum(config.scenes(split) for split in SPLITS)
     workers = min(os.cpu_count() or 1, math.ceil(total / SCENES_WORTH_A_WORKER))
-    _build(config, workers, images, samples, pictures)
+    _build(config, workers, images, samples, objects)
 
 
-def _build(config: ShapesConfig, workers: int, images: Path, samples: Path, pictures: Path) -> None:
-    all_samples: list[Sample] = []
-    all_pictures: list[Picture] = []
-
-    def members(split: Split) -> Iterator[tuple[str, bytes]]:
-        count = config.scenes(split)
-        scenes = map_ordered(partial(_encode_scene, split, config=config), range(count))
-        for encoded, picture, scene_samples in tqdm(scenes, desc=f"shapes {split}", total=count, unit="scene"):
-            all_pictures.append(picture)
-            all_samples.extend(scene_samples)
-            yield picture.image.partition("/")[2], encoded
-
-    with _ordered_map(workers) as map_ordered, atomic_path(images) as folder:
-        folder.mkdir()
+def _build(config: ShapesConfig, workers: int, images: Path, samples: Path, objects: Path) -> None:
+    def scenes() -> Iterator[_EncodedScene]:
         for split in SPLITS:
-            write_archive(folder / f"{split}.zip", members(split))
-    write_records(samples, all_samples)
-    write_records(pictures, all_pictures)
+            count = config.scenes(split)
+            encoded = map_ordered(partial(_encode_scene, split, config=config), range(count))
+            yield from tqdm(encoded, desc=f"shapes {split}", total=count, unit="scene")
+
+    with _ordered_map(workers) as map_ordered:
+        write_dataset(scenes(), images, samples, objects)
 
 
 @contextmanager
@@ -141,9 +131,9 @@ def _encode_scene(split: Split, index: int, config: ShapesConfig) -> _EncodedSce
     Image.fromarray(scene.pixels).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     objects = tuple(Rle.from_mask(mask) for mask in scene.masks)
     picture = Picture(f"{split}.zip/{name}.jpg", split, height, width, objects)
-    samples = [
+    samples = tuple(
         Sample(f"{name}-{number}-{kind}", split, picture.image, height, width, phrase, kind, objects[target.index])
         for number, target in enumerate(scene.targets)
         for kind, phrase in target.phrases.items()
-    ]
-    return stream.getvalue(), picture, samples
+    )
+    return stream.getvalue(), Entry(f"{name}.jpg", picture, samples)

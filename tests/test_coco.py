@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from promptseg.datasets.records import Rle
-from promptseg.sources.coco_segmentation import decompress_counts, segmentation_to_rle
+from promptseg.sources.coco import decompress_counts, segmentation_to_rle
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40))
 
