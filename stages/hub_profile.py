@@ -4,6 +4,7 @@ from pathlib import Path
 
 from promptseg.files import write_json
 from promptseg.hubs.backends import open_hub
+from promptseg.hubs.base import CompiledGraph
 from promptseg.hubs.host import measure_on_host
 from promptseg.params import read_params
 from stages import CACHE, ROOT, run_stage
@@ -13,7 +14,8 @@ def hub_profile(graph: Path, compiled: Path, latency: Path) -> None:
     """See the module."""
     config = read_params(ROOT).hub
     profile = open_hub(config, CACHE).profile(graph, compiled)
-    write_json(latency, profile.to_json(measure_on_host(graph, config.cpu_latency_runs)))
+    host = measure_on_host(graph, config.cpu_latency_runs)
+    write_json(latency, profile.to_json(CompiledGraph.read(compiled), host))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def hub_config(**changes: Any) -> HubConfig:
         "split": "val",
         "samples": None,
         "emulator_samples": 2,
+        "min_fidelity_mean": 0.95,
+        "min_fidelity_worst": 0.8,
         "cpu_latency_runs": 1,
     }
     for name, value in changes.items():

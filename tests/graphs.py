@@ -8,9 +8,10 @@ from onnx import helper, numpy_helper
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, GraphRecord
 
 GRID = 32
+RECORD = GraphRecord("nano", 64, "fp16", "ab" * 32, "inside", "bilinear")  # what each file says of itself
 VOCABULARY = 49408
 VALUES = {"image_input": IMAGE_INPUT, "text_input": TEXT_INPUT, "pred_mask": PRED_MASK}
 
@@ -89,6 +90,7 @@ def _write(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
+    RECORD.write_into(model)
     onnx.save(model, path)
     return path
 

@@ -61,8 +61,8 @@ def test_metrics_say_what_was_measured_on_a_device(chain: tuple[Path, Bench]) ->
     latency, fidelity = metric(project, "latency"), metric(project, "fidelity")
     assert (latency["latency_ms_device"], latency["latency_ms_estimated"]) == (6.5, None)
     assert latency["host"]["latency_ms_cpu"] > 0
-    assert fidelity["mask_agreement"] == 1.0
-    assert fidelity["runner"] == "Snapdragon X Elite CRD"
+    assert fidelity["scored_by"] == fidelity["binary"]["runner"] == latency["runner"] == "Snapdragon X Elite CRD"
+    assert fidelity["binary"]["samples"] == 2
     assert metric(project, "score")["phrases"] == SMALL["hub.samples"]
     page = (project / "metrics/report.html").read_text(encoding="utf-8")
     assert "5.00 to 40.0 ms over 4 runs; Snapdragon X Elite CRD" in page

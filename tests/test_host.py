@@ -1,19 +1,23 @@
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from graphs import split_picture, write_bright_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from PIL import Image
 
 from promptseg.datasets.archives import PictureArchives, write_archive
 from promptseg.datasets.preprocess import picture_to_canvas
-from promptseg.datasets.records import Rle, Sample, write_records
-from promptseg.hubs.host import GraphInputs, masks_on_host, measure_on_host
+from promptseg.datasets.records import PHRASE_KINDS, PhraseKind, Rle, Sample, write_records
+from promptseg.hubs.host import GraphInputs, HostSession, masks_on_host, measure_on_host, rounded_to_half
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +75,14 @@ def folder(tmp_path: Path) -> Path:
     return write_world(tmp_path)
 
 
-def write_world(folder: Path) -> Path:
+def write_world(folder: Path, kinds: Sequence[PhraseKind] = ("short",) * PHRASES) -> Path:
     write_archive(folder / "images" / "a.zip", ((f"{index}.png", png(index)) for index in range(len(SPLITS))))
     samples = []
     for index, split in enumerate(SPLITS):
         for phrase in range(PHRASES):
             mask = Rle.from_mask(np.ones((20 + index, 30), bool))
             image = f"a.zip/{index}.png"
-            samples.append(Sample(f"{index}-{phrase}", split, image, 20 + index, 30, "a", "short", mask))
+            samples.append(Sample(f"{index}-{phrase}", split, image, 20 + index, 30, "a", kinds[phrase], mask))
     write_records(folder / "samples.jsonl", samples)
     rows = np.arange(len(samples), dtype=np.int32)
     np.save(folder / "tokens.npy", np.broadcast_to(rows[:, None, None], (len(samples), 2, 77)))
@@ -182,3 +186,72 @@ def test_tokens_of_another_shape_are_refused(folder: Path) -> None:
     np.save(folder / "tokens.npy", np.zeros((15, 2, 76), np.int32))
     with pytest.raises(ValueError, match=r"got text_input as int32 \[2, 1, 76\], wanted int32 \[2, 1, 77\]"):
         next(iter(inputs(folder)))
+
+
+@pytest.mark.parametrize(("limit", "pictures"), [(1, 1), (3, 3), (8, 3), (9, 3), (1000, 3)])
+def test_few_are_spread_over_the_kinds_of_phrase_and_over_the_pictures(
+    tmp_path: Path, limit: int, pictures: int
+) -> None:
+    folder = write_world(tmp_path, kinds=PHRASE_KINDS)
+    few = inputs(folder).few(limit)
+    chosen = few.samples
+    assert [each.sample_id for each in few] == [sample.sample_id for sample in chosen]
+    assert len(chosen) == min(limit, 9)
+    counts = Counter(sample.phrase_kind for sample in chosen)
+    assert max(counts.values()) - min(counts[kind] for kind in PHRASE_KINDS) <= 1
+    assert len({sample.image for sample in chosen}) == pictures
+    assert [sample.sample_id for sample in chosen] == sorted({sample.sample_id for sample in chosen})
+
+
+def test_few_of_a_rare_kind_are_made_up_for_by_others(tmp_path: Path) -> None:
+    folder = write_world(tmp_path, kinds=("keyword", "keyword", "sentence"))
+    assert Counter(sample.phrase_kind for sample in inputs(folder).few(8).samples) == {"keyword": 5, "sentence": 3}
+
+
+def half_session(nodes: list[onnx.NodeProto], constants: dict[str, float]) -> ort.InferenceSession:
+    """A graph from x, float32 [2], to y, rounded to float16."""
+    value = onnx.helper.make_tensor_value_info
+    made = onnx.helper.make_graph(
+        nodes,
+        "test",
+        [value("x", onnx.TensorProto.FLOAT, [2])],
+        [value("y", onnx.TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.array(number, np.float32), name) for name, number in constants.items()],
+    )
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    return ort.InferenceSession(rounded_to_half(model).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(("there", "back", "by"), [("Mul", "Div", 1000.0), ("Add", "Sub", 60000.0)])
+def test_what_exceeds_float16_between_two_operations_is_infinite(there: str, back: str, by: float) -> None:
+    """ONNX Runtime would keep it in float32 between operations on float16 tensors, and hide that it overflows."""
+    node = onnx.helper.make_node
+    nodes = [
+        node(there, ["x", "by"], ["once"]),
+        node(there, ["once", "by"], ["twice"]),
+        node(back, ["twice", "by"], ["again"]),
+        node(back, ["again", "by"], ["y"]),
+    ]
+    (y,) = half_session(nodes, {"by": by}).run(None, {"x": np.array([3, 4], np.float32)})
+    assert np.isinf(y).all()
+
+
+def test_results_and_constants_are_rounded_to_float16_and_moves_are_not_touched() -> None:
+    node = onnx.helper.make_node
+    nodes = [node("Add", ["x", "third"], ["sum"]), node("Identity", ["sum"], ["y"])]
+    (y,) = half_session(nodes, {"third": 1 / 3}).run(None, {"x": np.array([1, 2048], np.float32)})
+    third = np.float32(np.float16(1 / 3))
+    assert y.tolist() == [float(np.float16(1 + third)), 2048.0]
+    assert y[0] != np.float32(1 + 1 / 3)
+
+
+def test_a_graph_that_hands_out_no_number_is_no_empty_mask(tmp_path: Path) -> None:
+    content = onnx.load(write_bright_graph(tmp_path / "model.onnx"))
+    steepness = next(constant for constant in content.graph.initializer if constant.name == "steepness")
+    steepness.CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "steepness"))
+    onnx.save(content, tmp_path / "model.onnx")
+    session = HostSession(tmp_path / "model.onnx")
+    sample = split_picture("a", 30, 120, first_id=5)
+    assert session.decide(sample).non_finite == 1024 * 1024
+    with pytest.raises(FloatingPointError, match="a: got 1048576 pixels that are NaN or infinite"):
+        session.run(sample)

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphs import split_picture, write_bright_graph, write_refused_graph, write_textless_graph
+from graphs import RECORD, split_picture, write_bright_graph, write_refused_graph, write_textless_graph
 
 from promptseg.hubs.base import MANIFEST, CompiledGraph
 from promptseg.hubs.host import masks_on_host
-from promptseg.hubs.local import session
+from promptseg.hubs.local import hub, session
 from promptseg.hubs.local.hub import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
 from promptseg.hubs.local.profile import estimate_ms
 from promptseg.hubs.local.session import qnn_available
@@ -34,9 +34,9 @@ def test_an_unknown_device_is_refused_before_any_work():
 
 @pytest.mark.usefixtures("no_wheel")
 def test_without_the_wheel_nothing_is_compiled_and_all_records_say_so(graph, tmp_path, caplog):
-    hub = LocalHub(CONFIG)
-    compiled = hub.compile(graph, tmp_path / "compiled")
-    profile = hub.profile(graph, tmp_path / "compiled")
+    opened = LocalHub(CONFIG)
+    compiled = opened.compile(graph, tmp_path / "compiled")
+    profile = opened.profile(graph, tmp_path / "compiled")
     assert not compiled.placed_on_npu
     assert compiled.note == profile.note == NOTHING_COMPILED
     assert NOTHING_COMPILED in caplog.text
@@ -47,28 +47,28 @@ def test_without_the_wheel_nothing_is_compiled_and_all_records_say_so(graph, tmp
 
 @pytest.mark.usefixtures("no_wheel")
 def test_without_the_wheel_nothing_is_emulated(graph, tmp_path):
-    hub = LocalHub(CONFIG)
-    hub.compile(graph, tmp_path / "compiled")
+    opened = LocalHub(CONFIG)
+    opened.compile(graph, tmp_path / "compiled")
     with pytest.raises(ValueError, match="nothing that was compiled for the NPU"):
-        hub.run(graph, tmp_path / "compiled", SAMPLES)
+        opened.run(graph, tmp_path / "compiled", SAMPLES)
 
 
 @pytest.mark.usefixtures("no_wheel")
 def test_a_compilation_of_another_graph_is_refused(graph, tmp_path):
-    hub = LocalHub(CONFIG)
-    compiled = hub.compile(graph, tmp_path / "compiled")
+    opened = LocalHub(CONFIG)
+    compiled = opened.compile(graph, tmp_path / "compiled")
     replace(compiled, graph_sha256="0" * 64).write(tmp_path / "compiled")
     with pytest.raises(ValueError, match="another graph"):
-        hub.run(graph, tmp_path / "compiled", SAMPLES)
+        opened.run(graph, tmp_path / "compiled", SAMPLES)
 
 
 @pytest.mark.usefixtures("no_wheel")
 def test_a_binary_without_the_tools_to_run_it_is_refused(graph, tmp_path):
-    hub = LocalHub(CONFIG)
-    compiled = hub.compile(graph, tmp_path / "compiled")
+    opened = LocalHub(CONFIG)
+    compiled = opened.compile(graph, tmp_path / "compiled")
     replace(compiled, placed_on_npu=True).write(tmp_path / "compiled")
     with pytest.raises(ValueError, match="no onnxruntime-qnn here"):
-        hub.profile(graph, tmp_path / "compiled")
+        opened.profile(graph, tmp_path / "compiled")
 
 
 def test_a_graph_with_other_inputs_leaves_nothing_behind(tmp_path):
@@ -81,10 +81,10 @@ def test_a_graph_with_other_inputs_leaves_nothing_behind(tmp_path):
 @needs_compiler
 @pytest.mark.slow
 def test_a_refused_graph_leaves_an_earlier_compilation_alone(graph, tmp_path):
-    hub = LocalHub(CONFIG)
-    earlier = hub.compile(graph, tmp_path / "compiled")
+    opened = LocalHub(CONFIG)
+    earlier = opened.compile(graph, tmp_path / "compiled")
     with pytest.raises(ValueError, match="NonZero 'find_inside'"):
-        hub.compile(write_refused_graph(tmp_path / "refused.onnx"), tmp_path / "compiled")
+        opened.compile(write_refused_graph(tmp_path / "refused.onnx"), tmp_path / "compiled")
     assert CompiledGraph.read(tmp_path / "compiled") == earlier
     assert {path.name for path in tmp_path.iterdir()} == {"compiled", "refused.onnx"}
 
@@ -95,29 +95,46 @@ def test_the_same_graph_compiles_to_the_same_bytes_and_the_same_figures_anywhere
     copy = tmp_path / "elsewhere" / "model.onnx"
     copy.parent.mkdir()
     copy.write_bytes(graph.read_bytes())
-    hub = LocalHub(CONFIG)
-    first, second = hub.compile(graph, tmp_path / "first"), hub.compile(copy, tmp_path / "second")
+    opened = LocalHub(CONFIG)
+    first, second = opened.compile(graph, tmp_path / "first"), opened.compile(copy, tmp_path / "second")
     assert first == second
     assert (tmp_path / "first" / WRAPPER).read_bytes() == (tmp_path / "second" / WRAPPER).read_bytes()
-    profiles = [hub.profile(graph, tmp_path / "first"), hub.profile(copy, tmp_path / "second")]
+    profiles = [opened.profile(graph, tmp_path / "first"), opened.profile(copy, tmp_path / "second")]
     assert profiles[0] == profiles[1]
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_a_real_compilation_is_profiled_and_emulated(graph, tmp_path):
-    hub = LocalHub(CONFIG)
-    compiled = hub.compile(graph, tmp_path / "compiled")
+    opened = LocalHub(CONFIG)
+    compiled = opened.compile(graph, tmp_path / "compiled")
     assert compiled.placed_on_npu
     assert compiled.binary_bytes == (tmp_path / "compiled" / BINARY).stat().st_size
     files = sorted(tmp_path.rglob("*"))
-    profile = hub.profile(graph, tmp_path / "compiled")
+    profile = opened.profile(graph, tmp_path / "compiled")
     assert sorted(tmp_path.rglob("*")) == files  # whatever the compiler writes besides stays in its own folder
     assert 0 < profile.latency_ms_simulated_low <= profile.latency_ms_simulated <= profile.latency_ms_simulated_high
     assert profile.latency_ms_estimated == pytest.approx(estimate_ms(profile.latency_ms_simulated), abs=1e-3)
     assert sum(profile.simulated_parts_ms.values()) == pytest.approx(profile.latency_ms_simulated, rel=0.02)
     assert profile.ddr_read_mb > 1024 * 1024 * 3 * 4 / 1e6  # at least the float32 picture
-    emulated = list(hub.run(graph, tmp_path / "compiled", SAMPLES))
+    emulated = list(opened.run(graph, tmp_path / "compiled", SAMPLES))
     assert [output.sample_id for output in emulated] == ["a", "b"]
     for got, wanted in zip(emulated, masks_on_host(graph, SAMPLES), strict=True):
         assert np.mean(got.pred_mask != wanted.pred_mask) < 0.001
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_a_manifest_says_which_network_at_which_size_and_precision(graph, tmp_path):
+    compiled = LocalHub(CONFIG).compile(graph, tmp_path / "compiled")
+    assert (compiled.model, compiled.res, compiled.precision) == (RECORD.model, RECORD.res, "fp32")
+
+
+def test_another_version_of_the_compiler_means_compile_again(graph, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "qnn_available", lambda: False)
+    compiled = LocalHub(CONFIG).compile(graph, tmp_path / "compiled")
+    monkeypatch.setattr(hub, "qnn_available", lambda: True)
+    monkeypatch.setattr(hub, "tool_versions", lambda: {"onnxruntime_qnn": "3.0", "qnn_sdk": "2.51"})
+    replace(compiled, tool_versions={"onnxruntime_qnn": "2.7.0", "qnn_sdk": "2.51"}).write(tmp_path / "compiled")
+    message = r"compiled by onnxruntime_qnn 2\.7\.0, here 3\.0; run `dvc repro --force --single-item hub-compile`"
+    with pytest.raises(ValueError, match=message):
+        LocalHub(CONFIG).profile(graph, tmp_path / "compiled")

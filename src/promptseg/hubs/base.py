@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptseg.files import read_json, sha256_of, write_json
-from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, check_border
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, check_border, mask_of
+from promptseg.params import HubConfig
 
 MANIFEST = "manifest.json"
+COMPILE_AGAIN = "run `dvc repro --force --single-item hub-compile`, then `dvc repro`"
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,10 @@ class CompiledGraph:
 
     backend: str
     device: str
+    model: str  # of the network, and the side in px that it works on, from the graph's own record
+    res: int
     runtime: str
-    precision: str
+    precision: str  # of the arithmetic: that of the graph's record, or fp32 where nothing was compiled
     placed_on_npu: bool
     graph_sha256: str
     binary_file: str | None
@@ -114,9 +118,18 @@ class LatencyProfile:
     binary_mb: float | None = None
     note: str
 
-    def to_json(self, host: HostLatency) -> dict[str, Any]:
-        """Return the record as a dictionary for a metrics file, with the host's figures nested in it."""
-        return asdict(self) | {"host": asdict(host)}
+    @property
+    def runner(self) -> str:
+        """What the NPU's figures are from: the device, the performance simulator, or nothing (an empty string)."""
+        if self.latency_ms_device is not None:
+            return self.device
+        return "" if self.latency_ms_simulated is None else "Qualcomm's performance simulator"
+
+    def to_json(self, compiled: CompiledGraph, host: HostLatency) -> dict[str, Any]:
+        """Return the record as a dictionary for a metrics file: with what was compiled, and the host's figures."""
+        names = ("model", "res", "precision", "graph_sha256", "tool_versions")
+        record = {name: getattr(compiled, name) for name in names}
+        return asdict(self) | {"host": asdict(host), "runner": self.runner, **record}
 
 
 @dataclass(frozen=True)
@@ -134,10 +147,17 @@ class HubInput:
 
 @dataclass(frozen=True)
 class HubOutput:
-    """One decided mask: bool [CANVAS, CANVAS]."""
+    """One decided mask: bool [CANVAS, CANVAS]; `non_finite` counts the pixels whose value was NaN or infinite."""
 
     sample_id: str
     pred_mask: NDArray[np.bool_]
+    non_finite: int = 0
+
+    @classmethod
+    def decide(cls, sample_id: str, pred_mask: NDArray[np.float32]) -> "HubOutput":
+        """Decide each pixel of a graph's output, and count what is no number. Raises ValueError for another tensor."""
+        PRED_MASK.check(pred_mask, sample_id)
+        return cls(sample_id, mask_of(pred_mask), int(np.count_nonzero(~np.isfinite(pred_mask))))
 
 
 class Hub(Protocol):
@@ -171,19 +191,29 @@ class Hub(Protocol):
         """
         ...
 
+    def explain(self, graph: Path, sample: HubInput) -> str:
+        """Name the first tensor that the binary computes otherwise than ONNX Runtime; empty where none is known."""
+        ...
 
-def read_compiled(graph: Path, folder: Path, backend: str) -> CompiledGraph:
-    """Read the manifest of `folder`.
 
-    Raises ValueError when it is missing, or is of another graph or of another backend.
+def read_compiled(graph: Path, folder: Path, config: HubConfig) -> CompiledGraph:
+    """Read the manifest of `folder`, held to `graph`, to the section `hub` of the params, and to the binary beside it.
+
+    Raises ValueError when it is missing, of another graph, backend or device, or when the binary is not the one that
+    was compiled.
     """
     check_border(graph)
     manifest = CompiledGraph.read(folder)
     if manifest.graph_sha256 != sha256_of(graph):
-        raise ValueError(f"{folder}: got a compilation of another graph than {graph}; run `dvc repro hub-compile`")
-    if manifest.backend != backend:
-        raise ValueError(
-            f"{folder}: got a graph compiled by the backend {manifest.backend!r}, wanted {backend!r}; "
-            "run `dvc repro hub-compile`"
-        )
+        raise ValueError(f"{folder}: got a compilation of another graph than {graph}; {COMPILE_AGAIN}")
+    for key in ("backend", "device"):
+        got, wanted = getattr(manifest, key), getattr(config, key)
+        if got != wanted:
+            raise ValueError(
+                f"{folder}: got a graph compiled for the {key} {got!r}, wanted {wanted!r}; {COMPILE_AGAIN}"
+            )
+    if manifest.binary_file is not None:
+        binary = folder / manifest.binary_file
+        if not binary.is_file() or sha256_of(binary) != manifest.binary_sha256:
+            raise ValueError(f"{binary}: got another file than the one that was compiled, or none; {COMPILE_AGAIN}")
     return manifest

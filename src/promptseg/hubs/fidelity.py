@@ -1,4 +1,9 @@
-"""The masks that are scored, and how far those of the compiled graph are from ONNX Runtime's."""
+"""The masks that are scored, held to those of the binary that is timed, and to the exported graph in float32.
+
+Scored are the masks of the device, or, where it is emulated, ONNX Runtime's in the arithmetic of the binary's
+precision. A few samples, spread over the split and the kinds of phrase, are run by the emulator too. What differs more
+than the params allow, or is no number, ends the run: a broken graph gets no score.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,72 +15,223 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from promptseg.datasets.records import Prediction, Rle
-from promptseg.hubs.base import CompiledGraph, Hub, HubInput, HubOutput
+from promptseg.datasets.preprocess import mask_from_canvas
+from promptseg.datasets.records import Prediction, Rle, Sample, write_predictions
+from promptseg.files import sha256_of
+from promptseg.hubs.base import CompiledGraph, Hub, HubOutput, read_compiled
 from promptseg.hubs.host import GraphInputs, masks_on_host
+from promptseg.metrics import bootstrap_interval, overlap
+from promptseg.params import HubConfig
 
-Mask = NDArray[np.bool_]
+HOST = "ONNX Runtime, CPU"
+FLOAT32 = "fp32"
+FLOAT32_SAMPLES = 64  # on which the scored masks are compared with those of float32, at a tenth of a second each
+SEED = 7  # of the bootstrap
+SHOWN = 5  # samples that an error names
+DECIMALS = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far one runner's masks are from those that another made of the same samples.
+
+    `iou_mean` is the mean IoU of the pairs of masks on the canvas, with its 95 % interval, and `iou_worst` that of
+    `worst_sample`. Two empty masks have no IoU: such pairs are counted, in `empty_pairs`, and left out; without any
+    other the figures are None. `miou_change` is the mean IoU with the truth of the first runner's masks minus that of
+    the second's, on the original pictures, with the interval of the paired difference. Intervals draw whole pictures.
+    """
+
+    runner: str
+    reference: str
+    samples: int
+    empty_pairs: int
+    iou_mean: float | None
+    iou_mean_low: float | None
+    iou_mean_high: float | None
+    iou_worst: float | None
+    worst_sample: str | None
+    miou_change: float
+    miou_change_low: float
+    miou_change_high: float
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far the compiled graph's masks are from the source graph's (ONNX Runtime, float32) on `samples` samples.
+    """Which graph, runner and precision the scored masks are from, and how far they are from the others.
 
-    All shares are 0..1; `miou_against_source` takes two empty masks for equal.
+    `binary` compares the binary that is timed with ONNX Runtime in the same precision, `float32` that with float32;
+    each is None where there is nothing to compare. `non_finite` is the number of masks with values that are NaN or
+    infinite: 0, since others are refused.
     """
 
-    runner: str  # what ran the compiled graph: an emulator or a device
-    samples: int
-    mask_agreement: float  # share of canvas pixels with the same decision, mean over samples
-    mask_agreement_min: float  # of the worst sample
-    miou_against_source: float
+    binary: Comparison | None
+    float32: Comparison | None
+    scored_by: str
+    phrases: int
+    non_finite: int
+    device: str
+    model: str
+    res: int
+    precision: str
+    graph_sha256: str
+    predictions_sha256: str
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a dictionary for a metrics file."""
         return asdict(self)
 
 
-def infer(hub: Hub, graph: Path, compiled: Path, inputs: GraphInputs) -> Iterator[Prediction]:
-    """Yield the mask of every input, in order, with a progress bar: the device's, or ONNX Runtime's on the host."""
-    outputs = masks_on_host(graph, inputs) if hub.emulates else hub.run(graph, compiled, inputs)
-    for output in tqdm(outputs, desc="infer", total=len(inputs), unit="phrase"):
-        yield Prediction(output.sample_id, Rle.from_mask(output.pred_mask))
+def infer(hub: Hub, config: HubConfig, graph: Path, compiled: Path, inputs: GraphInputs, predictions: Path) -> Fidelity:
+    """Write the scored mask of every input to `predictions`, and compare few of them; see the module.
 
-
-def measure_fidelity(hub: Hub, graph: Path, compiled: Path, inputs: GraphInputs) -> Fidelity | None:
-    """Compare the compiled graph's masks of `inputs` with ONNX Runtime's; None for no inputs, or where none runs."""
-    if not len(inputs) or not CompiledGraph.read(compiled).placed_on_npu:
-        return None
-    return compare_masks(hub.runner, _pairs(hub, graph, compiled, inputs))
-
-
-def _pairs(hub: Hub, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[tuple[Mask, Mask]]:
-    here, there = tee(inputs)
-    outputs: Iterator[HubOutput] = hub.run(graph, compiled, there)
-    for got, wanted in zip(outputs, masks_on_host(graph, here), strict=True):
-        yield got.pred_mask, wanted.pred_mask
-
-
-def compare_masks(runner: str, pairs: Iterable[tuple[Mask, Mask]]) -> Fidelity:
-    """Compare pairs of (compiled graph's, source graph's) masks, bool [CANVAS, CANVAS], as they come.
-
-    `runner` says what ran the compiled graph. Raises ValueError when there is no pair.
+    The comparisons come first. Raises ValueError, and leaves no predictions, when a comparison falls below
+    `config.min_fidelity_mean` or `_worst`, and FloatingPointError when an output holds a value that is no number; both
+    name the samples.
     """
-    agreements, ious = [], []
-    for got, wanted in pairs:
-        agreements.append(float(np.mean(got == wanted)))
-        ious.append(_iou(got, wanted))
-    if not agreements:
-        raise ValueError("got no samples, wanted at least one to compare compiled and source graph on")
+    manifest = read_compiled(graph, compiled, config)
+    float32 = binary = None
+    if manifest.precision != FLOAT32:
+        float32 = _against_float32(config, graph, manifest.precision, inputs.few(FLOAT32_SAMPLES))
+    if manifest.placed_on_npu and config.emulator_samples:
+        binary = _against_host(hub, config, graph, compiled, manifest, inputs.few(config.emulator_samples))
+    on_host = masks_on_host(graph, inputs, manifest.precision) if hub.emulates else None
+    outputs = hub.run(graph, compiled, inputs) if on_host is None else on_host
+    scored_by = hub.runner if on_host is None else f"{HOST}, {manifest.precision}"
+    bar = tqdm(_finite(outputs, scored_by), desc="infer", total=len(inputs), unit="phrase")
+    phrases = write_predictions(predictions, (Prediction(one.sample_id, Rle.from_mask(one.pred_mask)) for one in bar))
     return Fidelity(
-        runner=runner,
-        samples=len(agreements),
-        mask_agreement=float(np.mean(agreements)),
-        mask_agreement_min=min(agreements),
-        miou_against_source=float(np.mean(ious)),
+        binary=binary,
+        float32=float32,
+        scored_by=scored_by,
+        phrases=phrases,
+        non_finite=0,
+        device=manifest.device,
+        model=manifest.model,
+        res=manifest.res,
+        precision=manifest.precision,
+        graph_sha256=manifest.graph_sha256,
+        predictions_sha256=sha256_of(predictions),
     )
 
 
-def _iou(first: Mask, second: Mask) -> float:
-    union = int(np.logical_or(first, second).sum())
-    return float(np.logical_and(first, second).sum() / union) if union else 1.0
+def _against_float32(config: HubConfig, graph: Path, precision: str, few: GraphInputs) -> Comparison:
+    here, there = tee(few)
+    rounded, exact = masks_on_host(graph, here, precision), masks_on_host(graph, there)
+    names = f"{HOST}, {precision}", f"{HOST}, {FLOAT32}"
+    comparison, ious = compare_masks(names, _paired(rounded, exact, names), few.samples)
+    _check_floors(config, comparison, ious, "")
+    return comparison
+
+
+def _against_host(
+    hub: Hub, config: HubConfig, graph: Path, compiled: Path, manifest: CompiledGraph, few: GraphInputs
+) -> Comparison:
+    here, there = tee(few)
+    ran, wanted = hub.run(graph, compiled, here), masks_on_host(graph, there, manifest.precision)
+    names = hub.runner, f"{HOST}, {manifest.precision}"
+    comparison, ious = compare_masks(names, _paired(ran, wanted, names), few.samples)
+    if _below(config, comparison):
+        worst = next(sample for sample in few if sample.sample_id == (comparison.worst_sample or sample.sample_id))
+        _check_floors(config, comparison, ious, hub.explain(graph, worst))
+    return comparison
+
+
+def _paired(
+    first: Iterable[HubOutput], second: Iterable[HubOutput], names: tuple[str, str]
+) -> Iterator[tuple[HubOutput, HubOutput]]:
+    return zip(_finite(first, names[0]), _finite(second, names[1]), strict=True)
+
+
+def _finite(outputs: Iterable[HubOutput], runner: str) -> Iterator[HubOutput]:
+    """Hand on all outputs, and raise FloatingPointError at their end when some held values that are no numbers."""
+    broken = []
+    total = 0
+    for output in outputs:
+        total += 1
+        if output.non_finite:
+            broken.append(f"{output.sample_id} ({output.non_finite} pixels)")
+        yield output
+    if broken:
+        raise FloatingPointError(
+            f"{runner}: got NaN or infinite values in {len(broken)} of {total} masks, wanted none: {_first(broken)}; "
+            "a value beyond fp16's 65504 becomes infinite: rescale what makes it, or train the network anew"
+        )
+
+
+def compare_masks(
+    names: tuple[str, str], pairs: Iterable[tuple[HubOutput, HubOutput]], samples: list[Sample]
+) -> tuple[Comparison, dict[str, float]]:
+    """Compare pairs of masks as they come: of the runner `names[0]`, and of `names[1]`, each of one of `samples`.
+
+    Returns the figures, and the IoU of each pair that is not empty by the sample's id. Raises ValueError when there is
+    no pair.
+    """
+    ious: dict[str, float] = {}
+    changes: list[float] = []
+    for (got, wanted), sample in zip(pairs, samples, strict=True):
+        assert got.sample_id == wanted.sample_id == sample.sample_id, "runners keep the samples' order"
+        both = overlap(got.pred_mask, wanted.pred_mask)
+        if both.union:
+            ious[sample.sample_id] = both.intersection / both.union
+        changes.append(_iou_with_truth(got.pred_mask, sample) - _iou_with_truth(wanted.pred_mask, sample))
+    if not changes:
+        raise ValueError("got no samples, wanted at least one to compare masks on")
+    image_of = {sample.sample_id: sample.image for sample in samples}
+    worst = min(ious, key=lambda name: ious[name], default=None)
+    mean, low, high = _mean_with_interval(list(ious.values()), [image_of[name] for name in ious])
+    change, change_low, change_high = _mean_with_interval(changes, [sample.image for sample in samples])
+    comparison = Comparison(
+        runner=names[0],
+        reference=names[1],
+        samples=len(samples),
+        empty_pairs=len(samples) - len(ious),
+        iou_mean=mean,
+        iou_mean_low=low,
+        iou_mean_high=high,
+        iou_worst=None if worst is None else round(ious[worst], DECIMALS),
+        worst_sample=worst,
+        miou_change=change or 0.0,
+        miou_change_low=change_low or 0.0,
+        miou_change_high=change_high or 0.0,
+    )
+    return comparison, ious
+
+
+def _iou_with_truth(mask: NDArray[np.bool_], sample: Sample) -> float:
+    return overlap(mask_from_canvas(mask, sample.height, sample.width), sample.mask.to_mask()).iou
+
+
+def _mean_with_interval(values: list[float], images: list[str]) -> tuple[float | None, float | None, float | None]:
+    if not values:
+        return None, None, None
+    low, high = bootstrap_interval(values, images, SEED)
+    return round(float(np.mean(values)), DECIMALS), round(low, DECIMALS), round(high, DECIMALS)
+
+
+def _below(config: HubConfig, comparison: Comparison) -> bool:
+    mean, worst = comparison.iou_mean, comparison.iou_worst
+    if mean is None or worst is None:  # nothing but empty masks: that shows nothing
+        return config.min_fidelity_mean > 0 or config.min_fidelity_worst > 0
+    return mean < config.min_fidelity_mean or worst < config.min_fidelity_worst
+
+
+def _check_floors(config: HubConfig, comparison: Comparison, ious: dict[str, float], cause: str) -> None:
+    if not _below(config, comparison):
+        return
+    wanted = (
+        f"wanted at least {config.min_fidelity_mean} and {config.min_fidelity_worst} "
+        "(hub.min_fidelity_mean, hub.min_fidelity_worst; 0 and 0 let everything pass)"
+    )
+    who = f"{comparison.runner}, beside {comparison.reference}"
+    if not ious:
+        raise ValueError(f"{who}: got {comparison.samples} pairs of empty masks, whose IoU shows nothing; {wanted}")
+    low = [f"{name} ({iou:.3f})" for name, iou in sorted(ious.items(), key=lambda item: item[1])]
+    strays = f"; the first tensor that strays: {cause}" if cause else ""
+    raise ValueError(
+        f"{who}: got masks with a mean IoU of {comparison.iou_mean} and a worst of {comparison.iou_worst}, {wanted}; "
+        f"the lowest: {_first(low)}{strays}; what is timed is not what would be scored, so nothing is"
+    )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

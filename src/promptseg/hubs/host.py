@@ -6,44 +6,96 @@ import platform
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.preprocess import picture_to_canvas, read_picture
 from promptseg.datasets.records import Sample, Split, read_samples
 from promptseg.datasets.tokenizer import read_tokens
 from promptseg.hubs.base import HostLatency, HubInput, HubOutput
-from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
+from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
 
+HALF = "fp16"
+# Operations that hand on values as they are: what goes in is rounded already.
+_MOVES = frozenset(
+    ("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose")
+)
 _LOG = logging.getLogger(__name__)
 
 
 class HostSession:
-    """One graph, loaded once, on all of this machine's cores; float32 as exported."""
+    """One graph, loaded once, on all of this machine's cores.
 
-    def __init__(self, graph: Path) -> None:
+    `precision`: "fp16" rounds as `rounded_to_half` says; with any other the file is run as it is.
+    """
+
+    def __init__(self, graph: Path, precision: str = "fp32") -> None:
         self.threads = os.cpu_count() or 1
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        content = rounded_to_half(onnx.load(graph)).SerializeToString() if precision == HALF else graph
+        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def decide(self, sample: HubInput) -> HubOutput:
+        """Run one sample. Raises ValueError when the graph hands back another shape or type."""
+        feed = {IMAGE_INPUT.name: sample.image_input, TEXT_INPUT.name: sample.text_input}
+        return HubOutput.decide(sample.sample_id, self._session.run([PRED_MASK.name], feed)[0])
 
     def run(self, sample: HubInput) -> NDArray[np.bool_]:
-        """Return the decided mask, bool [CANVAS, CANVAS]. Raises ValueError when the graph hands back another shape."""
-        feed = {IMAGE_INPUT.name: sample.image_input, TEXT_INPUT.name: sample.text_input}
-        pred_mask = self._session.run([PRED_MASK.name], feed)[0]
-        PRED_MASK.check(pred_mask, sample.sample_id)
-        return mask_of(pred_mask)
+        """Return the decided mask, bool [CANVAS, CANVAS]. Raises as `decide`, and FloatingPointError for NaN."""
+        output = self.decide(sample)
+        if output.non_finite:
+            raise FloatingPointError(
+                f"{sample.sample_id}: got {output.non_finite} pixels that are NaN or infinite, wanted a mask; "
+                "the graph's weights or its arithmetic overflow"
+            )
+        return output.pred_mask
 
 
-def masks_on_host(graph: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+def masks_on_host(graph: Path, inputs: Iterable[HubInput], precision: str = "fp32") -> Iterator[HubOutput]:
     """Yield one mask per input, in order; one sample in memory at a time."""
-    session = HostSession(graph)
+    session = HostSession(graph, precision)
     for sample in inputs:
-        yield HubOutput(sample.sample_id, session.run(sample))
+        yield session.decide(sample)
+
+
+def rounded_to_half(content: onnx.ModelProto) -> onnx.ModelProto:
+    """Change a float32 graph so that every constant and every result of an operation is rounded to float16.
+
+    Values beyond 65504 become infinite, as in float16 tensors; within one operation ONNX Runtime computes in float32.
+    (A graph of float16 tensors would not do: ONNX Runtime has no float16 arithmetic on x86, computes it in float32, and
+    keeps that precision, and what would have overflowed, from one operation to the next.)
+    """
+    inferred = onnx.shape_inference.infer_shapes(content).graph
+    floats = {
+        value.name
+        for value in (*inferred.value_info, *inferred.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    for constant in content.graph.initializer:
+        if constant.data_type == onnx.TensorProto.FLOAT:
+            with np.errstate(over="ignore"):
+                rounded = numpy_helper.to_array(constant).astype(np.float16).astype(np.float32)
+            constant.CopyFrom(numpy_helper.from_array(rounded, constant.name))
+    nodes = []
+    for node in content.graph.node:
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if name in floats and node.op_type not in _MOVES:
+                exact, half = f"{name}/exact", f"{name}/half"
+                node.output[index] = exact
+                nodes.append(onnx.helper.make_node("Cast", [exact], [half], to=onnx.TensorProto.FLOAT16))
+                nodes.append(onnx.helper.make_node("Cast", [half], [name], to=onnx.TensorProto.FLOAT))
+    content.graph.ClearField("node")
+    content.graph.node.extend(nodes)
+    return content
 
 
 def measure_on_host(graph: Path, runs: int) -> HostLatency:
@@ -88,6 +140,11 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def _spread(rows: Sequence[int], count: int, part: int = 0, parts: int = 1) -> list[int]:
+    """Take `count` of `rows` at even distances, beginning `part` of `parts` of such a distance from the first."""
+    return [rows[(index * parts + part) * len(rows) // (count * parts)] for index in range(count)]
+
+
 class GraphInputs:
     """The inputs of a split's samples, or of `limit` of them spread evenly over it; iterating decodes, nothing is held.
 
@@ -101,9 +158,27 @@ class GraphInputs:
         if not rows:
             raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another one for hub.split")
         count = len(rows) if limit is None else min(limit, len(rows))
-        self._rows = [rows[index * len(rows) // count] for index in range(count)]
+        self._rows = _spread(rows, count)
         self._samples: Sequence[Sample] = everything
         self._archives = PictureArchives(images)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples themselves, in the order of the inputs."""
+        return [self._samples[row] for row in self._rows]
+
+    def few(self, count: int) -> "GraphInputs":
+        """Return `count` of these inputs, or all, spread over the kinds of phrase and, of each, over the split."""
+        kinds: dict[str, list[int]] = {}
+        for row in self._rows:
+            kinds.setdefault(self._samples[row].phrase_kind, []).append(row)
+        quotas = dict.fromkeys(kinds, 0)
+        for _ in range(min(count, len(self._rows))):
+            quotas[min((kind for kind in kinds if quotas[kind] < len(kinds[kind])), key=lambda kind: quotas[kind])] += 1
+        chosen = copy(self)
+        spread = (_spread(kinds[kind], quotas[kind], part, len(kinds)) for part, kind in enumerate(kinds))
+        chosen._rows = sorted(row for rows in spread for row in rows)
+        return chosen
 
     def __len__(self) -> int:
         return len(self._rows)

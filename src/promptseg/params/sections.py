@@ -157,6 +157,8 @@ class HubConfig:
     split: Literal["train", "val", "test"]
     samples: Count | None
     emulator_samples: Whole
+    min_fidelity_mean: Share
+    min_fidelity_worst: Share
     cpu_latency_runs: Count
     aihub: AiHubConfig
 

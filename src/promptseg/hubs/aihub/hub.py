@@ -25,6 +25,7 @@ from promptseg.hubs.aihub.service import (
     read_configuration,
 )
 from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
+from promptseg.hubs.contract import read_record
 from promptseg.params import HubConfig
 
 BACKEND = "aihub"
@@ -70,13 +71,15 @@ class AiHub:
         self._share(job_id)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            binary = temporary / BINARY
+            binary, record = temporary / BINARY, read_record(graph)
             jobs.collect(work.compile_name, job_id, lambda: service.download_model(job_id, binary))
             compiled = CompiledGraph(
                 backend=BACKEND,
                 device=work.device,
+                model=record.model,
+                res=record.res,
                 runtime="QNN context binary",
-                precision="float16",
+                precision=record.precision,
                 placed_on_npu=True,
                 graph_sha256=work.graph_sha256,
                 binary_file=BINARY,
@@ -120,6 +123,10 @@ class AiHub:
         jobs = InferenceJobs(self._open, masks, work, compile_job_id, self._wait_s)
         return jobs.run(inputs, self._config.aihub.chunk_mb, self._config.aihub.jobs_in_flight)
 
+    def explain(self, graph: Path, sample: HubInput) -> str:  # noqa: ARG002
+        """A device hands out masks only: what strays inside is not known."""
+        return ""
+
     @property
     def _wait_s(self) -> float:
         return self._config.aihub.wait_hours * 3600
@@ -145,7 +152,7 @@ class AiHub:
 
     def _read(self, graph: Path, compiled: Path) -> tuple[CompiledGraph, str]:
         """Return the manifest and the id of its compile job. ValueError if another account or service compiled it."""
-        manifest = read_compiled(graph, compiled, BACKEND)
+        manifest = read_compiled(graph, compiled, self._config)
         self._folder()
         if (manifest.service, manifest.account) != (self._address, self._account):
             theirs = "another account" if manifest.service == self._address else f"the service at {manifest.service}"

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 
 from promptseg.files import atomic_path, sha256_of
-from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
-from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, check_border, mask_of
+from promptseg.hubs.base import COMPILE_AGAIN, CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, check_border, read_record
 from promptseg.hubs.local.process import run_compiler, run_emulator
 from promptseg.hubs.local.profile import SimulatedCost, estimate_ms, npu_device, read_simulated_cost
-from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest, qnn_available, tool_versions
+from promptseg.hubs.local.session import COMPILER, Chip, CompileRequest, EmulateRequest, qnn_available, tool_versions
 from promptseg.hubs.local.trace import part_times_ms, read_timeline
 from promptseg.params import HubConfig
 
@@ -81,6 +81,11 @@ class LocalHub:
             raise ValueError(f"{compiled}: got nothing that was compiled for the NPU, wanted a binary to emulate")
         return (self._emulate(compiled, sample) for sample in inputs)
 
+    def explain(self, graph: Path, sample: HubInput) -> str:
+        """See `Hub`."""
+        del graph, sample
+        return ""
+
     def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, float]]:
         _LOG.info("simulating %s on %s", graph.name, self._device.name)
         # A fresh folder: the tool appends to a profile that exists, refuses to replace a wrapper, and leaves a drawing
@@ -106,8 +111,7 @@ class LocalHub:
             wrapper = (compiled / WRAPPER).resolve()
             run_emulator(EmulateRequest(str(wrapper), self._chip(simulated=False), str(inputs), str(output)))
             pred_mask = np.load(output)
-        PRED_MASK.check(pred_mask, sample.sample_id)
-        return HubOutput(sample.sample_id, mask_of(pred_mask))
+        return HubOutput.decide(sample.sample_id, pred_mask)
 
     def _compile_request(self, graph: Path, folder: Path, profile_csv: Path | None) -> CompileRequest:
         return CompileRequest(
@@ -125,11 +129,14 @@ class LocalHub:
         return Chip(device.htp_arch, soc_model, device.vtcm_mb)
 
     def _manifest(self, graph: Path, binary: Path | None, note: str) -> CompiledGraph:
+        record = read_record(graph)
         return CompiledGraph(
             backend=BACKEND,
             device=self._device.name,
+            model=record.model,
+            res=record.res,
             runtime="QNN context binary" if binary else "ONNX Runtime, CPU",
-            precision="float16" if binary else "float32",
+            precision=record.precision if binary else "fp32",
             placed_on_npu=binary is not None,
             graph_sha256=sha256_of(graph),
             binary_file=BINARY if binary else None,
@@ -145,12 +152,20 @@ class LocalHub:
         )
 
     def _read_manifest(self, graph: Path, compiled: Path) -> CompiledGraph:
-        manifest = read_compiled(graph, compiled, BACKEND)
+        manifest = read_compiled(graph, compiled, self._config)
         if manifest.placed_on_npu and not qnn_available():
             raise ValueError(
                 f"{compiled}: got a graph compiled for the NPU, and no onnxruntime-qnn here to run or profile it; "
-                "wanted both or neither: install it, or run `dvc repro hub-compile --force` on this machine"
+                f"wanted both or neither: install it, or {COMPILE_AGAIN}"
             )
+        here = tool_versions()
+        other = [
+            f"{name} {manifest.tool_versions.get(name)}, here {here.get(name)}"
+            for name in COMPILER
+            if manifest.tool_versions.get(name) != here.get(name)
+        ]
+        if other:
+            raise ValueError(f"{compiled}: got a graph compiled by {'; '.join(other)}; {COMPILE_AGAIN}")
         return manifest
 
 

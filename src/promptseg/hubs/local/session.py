@@ -21,6 +21,7 @@ except ImportError:  # no wheel for this system: the local hub then measures the
 
 # The name under which the library registers, and which its devices carry.
 EXECUTION_PROVIDER = "QNN"
+COMPILER = ("onnxruntime_qnn", "qnn_sdk")  # of the versions of the tools, those that a binary depends on
 VERBOSE, WARNING = 0, 2  # ONNX Runtime's severities
 
 
