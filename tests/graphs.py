@@ -11,7 +11,7 @@ from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, GraphRecord
 
 GRID = 32
-RECORD = GraphRecord("nano", 64, "fp16", "ab" * 32, "inside", "bilinear")  # what each file says of itself
+RECORD = GraphRecord("nano", 64, "fp16", "ab" * 32, "inside", "bilinear", "crop")  # what each file says of itself
 VOCABULARY = 49408
 VALUES = {"image_input": IMAGE_INPUT, "text_input": TEXT_INPUT, "pred_mask": PRED_MASK}
 

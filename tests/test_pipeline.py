@@ -220,7 +220,8 @@ def read_params_of(name: str) -> set[str]:
         if chain == "hub" and opens_hub:
             asked = [tree, *([syntax(LIBRARY / ASKS_HUB)] if f"src/promptseg/{ASKS_HUB}" in reached(name) else [])]
             called = {node.attr for each in asked for node in ast.walk(each) if isinstance(node, ast.Attribute)}
-            reads |= hub_reads(called) | {f"hub.{key}" for key in attributes_of(tree, "config")}
+            own = {key for each in asked for key in attributes_of(each, "config")}
+            reads |= hub_reads(called) | {f"hub.{key}" for key in own}
         else:
             reads |= {chain} if "." in chain else section_fields(section)
     if "read_data_config" in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
