@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -110,13 +111,15 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(files: Files) -> Iterator[Files]:
-    """Serve `files` until the block ends; their `address` has no slash at its end."""
+def serving(files: Files, tls: ssl.SSLContext | None = None) -> Iterator[Files]:
+    """Serve `files` until the block ends, by https with `tls`; their `address` has no slash at its end."""
     handler = type("Handler", (_Handler,), {"files": files})
     with _Server(("127.0.0.1", 0), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        files.address = f"http://127.0.0.1:{server.server_port}"
+        files.address = f"http{'' if tls is None else 's'}://127.0.0.1:{server.server_port}"
         try:
             yield files
         finally:

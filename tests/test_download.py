@@ -3,6 +3,9 @@
 import errno
 import hashlib
 import os
+import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,12 +15,13 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+import urllib3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.transfer import MADE_UP, made_up_blocks, serving_made_up
 from promptseg import download
-from promptseg.download import RefusedError, StoppedError, fetch_small, first_of
+from promptseg.download import RefusedError, StoppedError, explain_connection_error, fetch_small, first_of
 from promptseg.download import download as fetch
 from tests.fault_server import Fault, Files, serving
 from tests.imports import ROOT
@@ -482,3 +486,90 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     small = peak_bytes(1 << 20, tmp_path / "small")
     large = peak_bytes((1 << 20) + more, tmp_path / "large")
     assert large - small < more // 4
+
+
+PROXIES = tuple(name for kind in ("HTTP", "HTTPS", "ALL", "NO") for name in (f"{kind}_PROXY", f"{kind}_proxy".lower()))
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nothing in the environment says how to reach others."""
+    for name in (*PROXIES, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that nobody else signed, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    path, key = folder / "certificate.pem", folder / "key.pem"
+    options = ["-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=loopback"]
+    named = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(path)]
+    subprocess.run(["openssl", "req", *options, *named], check=True, capture_output=True)
+    return path, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_a_certificate_that_is_not_trusted_is_refused_at_once_and_can_be_trusted(
+    certificate: tuple[Path, Path], tmp_path: Path, no_proxy: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with serving(Files({NAME: CONTENT}), context) as files:
+        with pytest.raises(
+            RefusedError, match=r"not trusted \(self.signed certificate\).* set REQUESTS_CA_BUNDLE to"
+        ) as caught:
+            get(files, tmp_path)
+        assert "times in a row" not in str(caught.value)
+        no_proxy.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
+        assert get(files, tmp_path) == CONTENT
+
+
+def refusal_of(address: str) -> str:
+    """What a small file's refusal says."""
+    with pytest.raises(RefusedError) as caught:
+        fetch_small(address, threading.Event())
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_an_address_with_https_where_http_is_spoken_is_told(files: Files) -> None:
+    assert "no TLS is spoken there" in refusal_of(files.address.replace("http", "https", 1) + NAME)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_down_is_named_without_its_password(scheme: str, no_proxy: pytest.MonkeyPatch) -> None:
+    no_proxy.setenv(f"{scheme.upper()}_PROXY", "http://user:secret@127.0.0.1:9")
+    said = refusal_of(f"{scheme}://files.example{NAME}")
+    assert "the proxy http://127.0.0.1:9 does not let it through" in said
+    assert f"correct or unset {scheme.upper()}_PROXY, or name files.example in NO_PROXY" in said
+    assert "secret" not in said
+
+
+def test_a_name_that_no_host_has_is_told(no_proxy: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    no_proxy.setattr(socket, "getaddrinfo", unknown)
+    said = refusal_of(f"https://fiels.example{NAME}")
+    assert "no host of the name 'fiels.example' is found" in said
+    assert "check the spelling" in said
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_a_service_that_is_down_is_told() -> None:
+    said = refusal_of("http://127.0.0.1:9/a")
+    assert "not reached, the service is down or behind a firewall" in said
+    assert "try again later" in said
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_the_errors_of_another_client_are_told_alike() -> None:
+    """Any that rests on urllib3, whatever it wraps the error in."""
+    with pytest.raises(urllib3.exceptions.HTTPError) as caught:
+        urllib3.PoolManager(retries=False).request("GET", "http://127.0.0.1:9/a")
+    wrapped = RuntimeError("the client's own")
+    wrapped.__cause__ = caught.value
+    assert "the service is down" in explain_connection_error(wrapped, "http://127.0.0.1:9/a")
+    assert "the connection broke off (own)" in explain_connection_error(ConnectionError("own"), "http://a")

@@ -1,13 +1,20 @@
-"""What lies outside the project and is read: DVC notices when it changes, or the run is refused before it begins."""
+"""fetch and finetune with what lies outside the project: watched by DVC or refused, and interrupted on the way."""
 
+import os
+import resource
 import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from promptseg.datasets.records import read_samples
+from tests.fault_server import Fault, Files, serving
 from tests.imports import ROOT
-from tests.projects import copy_tracked, edit_yaml
+from tests.projects import copy_parts, copy_tracked, edit_yaml, run_stage, stage_command
 from tests.referring import jpeg
 from tests.test_chain import FEW_SCENES, git, run_dvc
 from tests.test_lpcvc import as_zip, tables
@@ -77,3 +84,58 @@ def test_initial_weights_that_training_would_delete_are_refused_and_others_watch
     content[-1] ^= 1
     weights.write_bytes(content)
     assert str(weights) in run_dvc(project, "status", "finetune").stdout
+
+
+@pytest.fixture
+def fetching(tmp_path: Path) -> Iterator[tuple[Path, Files]]:
+    """A project whose fetch downloads the challenge's layout, and the server that it comes from."""
+    as_zip(tables(), tmp_path)
+    with serving(Files({"/lpcvc.zip": (tmp_path / "lpcvc.zip").read_bytes()})) as files:
+        copied = copy_parts(tmp_path / "project")
+        edit_yaml(copied / "params.yaml", {"data": "lpcvc", "mirror": files.address})
+        edit_yaml(copied / "configs/data/lpcvc.yaml", {"val_share": 0.3, "test_share": 0.3})
+        yield copied, files
+
+
+def partial_files(project: Path) -> list[Path]:
+    return list((project / ".cache" / "downloads").glob("*.partial"))
+
+
+def artefacts(project: Path) -> list[Path]:
+    return list((project / "data").rglob("*"))
+
+
+def test_ctrl_c_ends_fetch_in_a_line_and_keeps_what_came(fetching: tuple[Path, Files]) -> None:
+    project, files = fetching
+    files.faults = [Fault(status=404), Fault(cut_at=500, trickle_s=0.01)]  # the first asks for checksums
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
+    with subprocess.Popen(
+        stage_command(project, "fetch"), cwd=project, env=environment, stderr=subprocess.PIPE, text=True
+    ) as run:
+        while not any(path.stat().st_size > 500 for path in partial_files(project)):
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        assert run.stderr is not None
+        said = run.stderr.read()
+    assert run.returncode != 0
+    assert said.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in said
+    assert not artefacts(project)
+    files.requests.clear()
+    assert run_stage(project, "fetch").returncode == 0
+    assert files.requests[-1][1] is not None  # the rest was asked for
+
+
+def test_a_disk_that_fills_ends_fetch_in_a_line(fetching: tuple[Path, Files]) -> None:
+    project, files = fetching
+    limit = len(files.content["/lpcvc.zip"]) // 2
+    full = run_stage(
+        project, "fetch", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    )
+    assert full.returncode == 1
+    assert "make room and run again; what came is kept: " in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr
+    assert not artefacts(project)
+    assert [path.stat().st_size for path in partial_files(project)] == [limit]
+    assert run_stage(project, "fetch").returncode == 0

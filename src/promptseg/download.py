@@ -229,7 +229,7 @@ def _opened(address: str, start: int = 0, validator: str | None = None) -> Itera
         headers |= {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
     try:
         with _own.session.get(address, headers=headers, stream=True, timeout=(CONNECT_S, SILENCE_S)) as response:
-            _check_answer(address, response)
+            _check_answer(address, response, (200, 206, 416) if start else (200,))
             yield response
     except NAMES_NO_PLACE as error:
         raise RefusedError(
@@ -242,7 +242,7 @@ def _opened(address: str, start: int = 0, validator: str | None = None) -> Itera
         raise _BrokenOffError(message) from error
 
 
-def _check_answer(address: str, response: requests.Response) -> None:
+def _check_answer(address: str, response: requests.Response, wanted: tuple[int, ...]) -> None:
     status = response.status_code
     answers = f"{address}: the server answers {status} ({response.reason})"
     if RETRY.is_retry("GET", status):
@@ -251,7 +251,7 @@ def _check_answer(address: str, response: requests.Response) -> None:
         except urllib3.exceptions.InvalidHeader:
             wait_s = None
         raise _BrokenOffError(answers, wait_s)
-    if status not in (200, 206, 416):
+    if status not in wanted:
         raise RefusedError(f"{answers}; check it, or set `mirror`", status)
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":

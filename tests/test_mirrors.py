@@ -1,6 +1,7 @@
 """Archives from an address, a mirror's address or a folder: verified, or refused with nothing left behind."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +11,10 @@ import pytest
 
 from promptseg import download
 from promptseg.download import StoppedError
-from promptseg.params import Source
-from promptseg.sources.mirrors import Mirror, check_watched, obtain_all, resolve_folder, side_by_side
+from promptseg.params import SinglePictures, Source
+from promptseg.sources.mirrors import Mirror, check_watched, obtain_all, obtain_pictures, resolve_folder, side_by_side
 from tests.fault_server import Fault, Files, serving
+from tests.referring import jpeg
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -178,6 +180,52 @@ def test_a_sum_that_nobody_publishes_is_logged(
         assert obtain(unknown, place, tmp_path / "cache").read_bytes() == CONTENT
         assert SHA256 in caplog.text
         caplog.clear()
+
+
+def test_what_was_used_is_recorded_and_in_the_log(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The address, the version that the server named and the sum; a second run says the same of what it finds."""
+    caplog.set_level("INFO")
+    etag = f'"{SHA256[:16]}"'
+    told = f"from {files.address}{ADDRESS_PATH} ({etag}; sha256 {SHA256})"
+    for times in (1, 2):
+        got = obtain(source(files.address + ADDRESS_PATH, None, None), None, tmp_path / "cache")
+        assert caplog.text.count(told) == times
+    assert "delete it to fetch it again" in caplog.text
+    record = json.loads(got.with_name(got.name + ".origin.json").read_text())
+    assert record == {"address": files.address + ADDRESS_PATH, "validator": etag, "sha256": SHA256}
+
+
+def test_damage_is_noticed_where_no_sum_is_published(files: Files, tmp_path: Path) -> None:
+    unknown = source(files.address + ADDRESS_PATH, None, None)
+    obtain(unknown, None, tmp_path / "cache").write_bytes(b"damaged")
+    assert obtain(unknown, None, tmp_path / "cache").read_bytes() == CONTENT
+
+
+def single(address: str, name: str, mirror: Mirror, cache: Path) -> bytes:
+    return obtain_pictures({name}, SinglePictures("single", address, 2), mirror, cache)[name].read_bytes()
+
+
+def test_pictures_of_two_mirrors_are_not_mixed_in_the_cache(tmp_path: Path) -> None:
+    """Of either, what it gave; the second time without a request."""
+    one, two = Files({"/single/a.jpg": jpeg(1)}), Files({"/single/a.jpg": jpeg(2)})
+    with serving(one), serving(two):
+        for _ in range(2):
+            for mirror, seed in ((one, 1), (two, 2)):
+                assert single("http://127.0.0.1:9", "a.jpg", mirror.address, tmp_path) == jpeg(seed)
+        assert len(one.requests) == len(two.requests) == 1
+
+
+def test_a_picture_that_is_repaired_in_a_folder_is_used(tmp_path: Path) -> None:
+    picture = tmp_path / "mirror" / "single" / "a.jpg"
+    picture.parent.mkdir(parents=True)
+    for seed in (1, 2):
+        picture.write_bytes(jpeg(seed))
+        assert single("http://127.0.0.1:9", "a.jpg", str(tmp_path / "mirror"), tmp_path / "cache") == jpeg(seed)
+    picture.write_bytes(jpeg(1)[:-60])
+    with pytest.raises(ValueError, match=rf"{picture}: got no picture, or a damaged one"):
+        single("http://127.0.0.1:9", "a.jpg", str(tmp_path / "mirror"), tmp_path / "cache")
 
 
 def test_several_archives_come_side_by_side(files: Files, tmp_path: Path) -> None:
