@@ -223,7 +223,7 @@ def test_a_second_process_waits_and_finds_the_first_ones_state(tmp_path, caplog)
         with open_snapshots(tmp_path, "run", 0) as snapshots:
             found.append(snapshots.restore())
 
-    logger = logging.getLogger(snapshots_module.__name__)
+    logger = logging.getLogger("promptseg.files")
     heard = _Heard()
     logger.addHandler(heard)
     (tmp_path / "run").mkdir()

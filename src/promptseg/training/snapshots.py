@@ -7,7 +7,6 @@ by mistake. The folder is locked while a process trains, because killing `dvc re
 import hashlib
 import io
 import json
-import logging
 import pickle
 import shutil
 import time
@@ -19,12 +18,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from promptseg.files import atomic_path, sha256_of
+from promptseg.files import atomic_path, locked, sha256_of
 
 ABANDONED_KEPT = 3  # runs that were neither finished nor resumed: the newest stay
 ABANDONED_DAYS = 30.0  # and of those, the ones whose last snapshot is younger
 
-_log = logging.getLogger(__name__)
 _STATE, _FINISHED, _LOCK = "state.pt", "finished", "lock"
 # What torch.load raises over damaged bytes: depending on where they are, it takes the file for one of its formats.
 _DAMAGED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
@@ -96,18 +94,9 @@ def open_snapshots(root: Path, run: str, every_s: float, writes: bool = True) ->
     if not writes:
         yield Snapshots(folder, every_s, writes=False)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _log.warning("another process trains this very run (%s); waiting for it, to go on where it stops", folder)
-        lock.acquire()
-    try:
+    with locked(folder / _LOCK, f"another process trains this very run ({folder}); waiting, to go on where it stops"):
         _clean_up([other for other in root.iterdir() if other != folder and other.is_dir()])
         yield Snapshots(folder, every_s)
-    finally:
-        lock.release()
 
 
 def _clean_up(others: Sequence[Path]) -> None:
