@@ -27,6 +27,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh clone with few scenes."""
     copied = copy_tracked(tmp_path_factory.mktemp("watched") / "project")
     git(copied, "init", "-q")
+    git(copied, "add", "--all")
+    git(copied, "commit", "--message", "clone")
     edit_yaml(copied / "configs/data/shapes.yaml", FEW_SCENES)
     edit_yaml(copied / "configs/data/lpcvc.yaml", {"val_share": 0.3, "test_share": 0.3})
     return copied

@@ -353,7 +353,7 @@ class _Transfer:
         """
         validator = self.origin.get("validator") if self.origin.get("address") == self._address else None
         too_many = self._expected_bytes is not None and self._size > self._expected_bytes
-        if too_many or (self._sha256 is None and validator is None):
+        if self._size and (too_many or (self._sha256 is None and validator is None)):
             self.drop()
         return validator if self._size else None
 
