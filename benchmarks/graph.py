@@ -139,7 +139,7 @@ def measure_npu(make: Callable[[], nn.Module]) -> NpuRow:
         start = time.perf_counter()
         try:
             run_compiler(path.parent, CompileRequest(path.name, str(wrapper), chip, str(profile), verbose=False))
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, OSError) as error:
             return NpuRow(round(gflops, 1), nodes, machine=_machine(), error=str(error).partition(": ")[2][:200])
         seconds = time.perf_counter() - start
         cost = read_simulated_cost(profile)

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,7 @@ from graphs import RECORD, split_picture, write_bright_graph, write_refused_grap
 
 from promptseg.hubs.base import MANIFEST, CompiledGraph
 from promptseg.hubs.host import masks_on_host
-from promptseg.hubs.local import hub, session
+from promptseg.hubs.local import hub, process, session, tensors
 from promptseg.hubs.local.hub import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
 from promptseg.hubs.local.profile import estimate_ms
 from promptseg.hubs.local.session import qnn_available
@@ -138,3 +139,57 @@ def test_another_version_of_the_compiler_means_compile_again(graph, tmp_path, mo
     message = r"compiled by onnxruntime_qnn 2\.7\.0, here 3\.0; run `dvc repro --force --single-item hub-compile`"
     with pytest.raises(ValueError, match=message):
         LocalHub(CONFIG).profile(graph, tmp_path / "compiled")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the fake compiler is a shell script")
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        ("kill -9 $$", ChildProcessError, r"model\.onnx: got the compiler killed \(signal 9\)"),
+        ("touch {out}; echo 'No space left on device' >&2; exit 1", OSError, "make room and run again"),
+        ("touch {out}; kill -INT $PPID; sleep 20", KeyboardInterrupt, "^$"),
+    ],
+)
+def test_a_compiler_that_does_not_finish_leaves_nothing_and_is_one_error(
+    graph, tmp_path, monkeypatch, script, error, message
+):
+    program = tmp_path / "compiler"
+    program.write_text("#!/bin/sh\n" + script.format(out=tmp_path / "compiled.part" / "half"))
+    program.chmod(0o755)
+    monkeypatch.setattr(hub, "qnn_available", lambda: True)
+    monkeypatch.setattr(process.sys, "executable", str(program))
+    with pytest.raises(error, match=message) as caught:
+        LocalHub(CONFIG).compile(graph, tmp_path / "compiled")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["compiler"]
+
+
+def test_a_graph_is_copied_where_links_are_not_allowed(graph, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_keywords):
+        raise OSError(22, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(hub.Path, "symlink_to", refuse)
+    hub._link(graph, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_bytes() == graph.read_bytes()
+
+
+def test_the_first_straying_tensor_is_asked_for_with_the_samples_tensors(graph, monkeypatch):
+    asked = []
+
+    def compare(path, inputs, device):
+        asked.append((path, sorted(inputs), device.name))
+        return "AveragePool pool/AveragePool_3 [1, 8, 4, 4]: relative error 0.6"
+
+    monkeypatch.setattr(tensors, "first_straying_tensor", compare)
+    assert (
+        LocalHub(CONFIG).explain(graph, SAMPLES[0]) == "AveragePool pool/AveragePool_3 [1, 8, 4, 4]: relative error 0.6"
+    )
+    assert asked == [(graph, ["image_input", "text_input"], CONFIG.device)]
+
+
+def test_a_comparison_that_fails_hides_no_other_error(graph, monkeypatch):
+    def fail(*_arguments):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(tensors, "first_straying_tensor", fail)
+    assert LocalHub(CONFIG).explain(graph, SAMPLES[0]) == "not found (no memory)"

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 
 import pytest
@@ -54,15 +55,38 @@ def test_a_failure_without_refusals_gives_the_compilers_words(monkeypatch, tmp_p
 
 
 def test_a_killed_compiler_is_no_fault_of_the_graph(monkeypatch, tmp_path):
-    answering(monkeypatch, (-9, ""))
-    with pytest.raises(RuntimeError, match="signal 9"):
+    runs = answering(monkeypatch, (-9, ""))
+    with pytest.raises(ChildProcessError, match=r"killed \(signal 9\), as systems do that run out of memory"):
         run_compiler(tmp_path, compile_request(tmp_path))
+    assert len(runs) == 1
+
+
+def test_a_crash_of_the_compiler_names_the_signal(monkeypatch, tmp_path):
+    answering(monkeypatch, (-11, ""))
+    with pytest.raises(ChildProcessError, match=r"the compiler ended by SIGSEGV \(signal 11\)"):
+        run_compiler(tmp_path, compile_request(tmp_path))
+
+
+@pytest.mark.parametrize("words", ["Failed to write context cache file.", "[Errno 28] No space left on device"])
+def test_a_full_disk_is_no_fault_of_the_graph_and_is_asked_once(monkeypatch, tmp_path, words):
+    runs = answering(monkeypatch, (1, f"Traceback\n{words}\n"))
+    with pytest.raises(OSError, match="could not write its binary: make room and run again") as caught:
+        run_compiler(tmp_path, compile_request(tmp_path))
+    assert caught.value.errno == errno.ENOSPC
+    assert len(runs) == 1
+
+
+def test_a_killed_emulator_is_no_fault_of_the_graph(monkeypatch, tmp_path):
+    answering(monkeypatch, (-9, ""))
+    request = EmulateRequest(wrapper=str(tmp_path / "out.onnx"), chip=CHIP, inputs="i.npz", output="o.npy")
+    with pytest.raises(ChildProcessError, match=r"the HTP emulator killed \(signal 9\)"):
+        run_emulator(request)
 
 
 def test_a_failing_emulator_gives_its_last_words(monkeypatch, tmp_path):
     answering(monkeypatch, (1, "Traceback\nOSError: gone\n"))
     request = EmulateRequest(wrapper=str(tmp_path / "out.onnx"), chip=CHIP, inputs="i.npz", output="o.npy")
-    with pytest.raises(RuntimeError, match="exit code 1 from the HTP emulator: OSError: gone"):
+    with pytest.raises(ChildProcessError, match="exit code 1 from the HTP emulator: OSError: gone"):
         run_emulator(request)
 
 

@@ -89,15 +89,15 @@ def infer(hub: Hub, config: HubConfig, graph: Path, compiled: Path, inputs: Grap
     name the samples.
     """
     manifest = read_compiled(graph, compiled, config)
+    deployed = _Deployed(hub, config, graph, compiled, manifest)
     float32 = binary = None
     if manifest.precision != FLOAT32:
-        float32 = _against_float32(config, graph, manifest.precision, inputs.few(FLOAT32_SAMPLES))
+        float32 = deployed.compare_with_float32(inputs.few(FLOAT32_SAMPLES))
     if manifest.placed_on_npu and config.emulator_samples:
-        binary = _against_host(hub, config, graph, compiled, manifest, inputs.few(config.emulator_samples))
-    on_host = masks_on_host(graph, inputs, manifest.precision) if hub.emulates else None
-    outputs = hub.run(graph, compiled, inputs) if on_host is None else on_host
-    scored_by = hub.runner if on_host is None else f"{HOST}, {manifest.precision}"
-    bar = tqdm(_finite(outputs, scored_by), desc="infer", total=len(inputs), unit="phrase")
+        binary = deployed.compare_binary(inputs.few(config.emulator_samples))
+    outputs = masks_on_host(graph, inputs, manifest.precision) if hub.emulates else hub.run(graph, compiled, inputs)
+    scored_by = deployed.host if hub.emulates else hub.runner
+    bar = tqdm(deployed.finite(outputs, scored_by, inputs), desc="infer", total=len(inputs), unit="phrase")
     phrases = write_predictions(predictions, (Prediction(one.sample_id, Rle.from_mask(one.pred_mask)) for one in bar))
     return Fidelity(
         binary=binary,
@@ -114,48 +114,66 @@ def infer(hub: Hub, config: HubConfig, graph: Path, compiled: Path, inputs: Grap
     )
 
 
-def _against_float32(config: HubConfig, graph: Path, precision: str, few: GraphInputs) -> Comparison:
-    here, there = tee(few)
-    rounded, exact = masks_on_host(graph, here, precision), masks_on_host(graph, there)
-    names = f"{HOST}, {precision}", f"{HOST}, {FLOAT32}"
-    comparison, ious = compare_masks(names, _paired(rounded, exact, names), few.samples)
-    _check_floors(config, comparison, ious, "")
-    return comparison
+@dataclass(frozen=True)
+class _Deployed:
+    """One compiled graph, and all that can run it."""
 
+    hub: Hub
+    config: HubConfig
+    graph: Path
+    compiled: Path
+    manifest: CompiledGraph
 
-def _against_host(
-    hub: Hub, config: HubConfig, graph: Path, compiled: Path, manifest: CompiledGraph, few: GraphInputs
-) -> Comparison:
-    here, there = tee(few)
-    ran, wanted = hub.run(graph, compiled, here), masks_on_host(graph, there, manifest.precision)
-    names = hub.runner, f"{HOST}, {manifest.precision}"
-    comparison, ious = compare_masks(names, _paired(ran, wanted, names), few.samples)
-    if _below(config, comparison):
-        worst = next(sample for sample in few if sample.sample_id == (comparison.worst_sample or sample.sample_id))
-        _check_floors(config, comparison, ious, hub.explain(graph, worst))
-    return comparison
+    @property
+    def host(self) -> str:
+        """ONNX Runtime in the binary's precision, for people."""
+        return f"{HOST}, {self.manifest.precision}"
 
+    def compare_with_float32(self, few: GraphInputs) -> Comparison:
+        """Hold ONNX Runtime in the binary's precision to float32."""
+        here, there = tee(few)
+        rounded = masks_on_host(self.graph, here, self.manifest.precision)
+        names = self.host, f"{HOST}, {FLOAT32}"
+        return self._compared(names, rounded, masks_on_host(self.graph, there), few)
 
-def _paired(
-    first: Iterable[HubOutput], second: Iterable[HubOutput], names: tuple[str, str]
-) -> Iterator[tuple[HubOutput, HubOutput]]:
-    return zip(_finite(first, names[0]), _finite(second, names[1]), strict=True)
+    def compare_binary(self, few: GraphInputs) -> Comparison:
+        """Hold the binary to ONNX Runtime in the same precision."""
+        here, there = tee(few)
+        ran = self.hub.run(self.graph, self.compiled, here)
+        wanted = masks_on_host(self.graph, there, self.manifest.precision)
+        return self._compared((self.hub.runner, self.host), ran, wanted, few)
 
+    def _compared(
+        self, names: tuple[str, str], first: Iterable[HubOutput], second: Iterable[HubOutput], few: GraphInputs
+    ) -> Comparison:
+        pairs = zip(self.finite(first, names[0], few), self.finite(second, names[1], few), strict=True)
+        comparison, ious = compare_masks(names, pairs, few.samples)
+        if _below(self.config, comparison):
+            raise ValueError(_too_far_apart(self.config, comparison, ious) + self._strays(few, comparison.worst_sample))
+        return comparison
 
-def _finite(outputs: Iterable[HubOutput], runner: str) -> Iterator[HubOutput]:
-    """Hand on all outputs, and raise FloatingPointError at their end when some held values that are no numbers."""
-    broken = []
-    total = 0
-    for output in outputs:
-        total += 1
-        if output.non_finite:
-            broken.append(f"{output.sample_id} ({output.non_finite} pixels)")
-        yield output
-    if broken:
-        raise FloatingPointError(
-            f"{runner}: got NaN or infinite values in {len(broken)} of {total} masks, wanted none: {_first(broken)}; "
-            "a value beyond fp16's 65504 becomes infinite: rescale what makes it, or train the network anew"
-        )
+    def finite(self, outputs: Iterable[HubOutput], runner: str, inputs: GraphInputs) -> Iterator[HubOutput]:
+        """Hand on all outputs, and raise FloatingPointError at their end when some held values that are no numbers."""
+        broken: list[tuple[str, int]] = []
+        total = 0
+        for output in outputs:
+            total += 1
+            if output.non_finite:
+                broken.append((output.sample_id, output.non_finite))
+            yield output
+        if broken:
+            named = _first([f"{sample_id} ({pixels} pixels)" for sample_id, pixels in broken])
+            raise FloatingPointError(
+                f"{runner}: got NaN or infinite values in {len(broken)} of {total} masks, wanted none: {named}; a "
+                "value beyond fp16's 65504 becomes infinite: rescale what makes it, or train the network anew"
+                + self._strays(inputs, broken[0][0])
+            )
+
+    def _strays(self, inputs: GraphInputs, sample_id: str | None) -> str:
+        """Name the first tensor that the binary computes otherwise, on one of `inputs`, where the hub can tell."""
+        sample = next((sample for sample in inputs if sample.sample_id == sample_id), None)
+        cause = self.hub.explain(self.graph, sample) if sample is not None and self.manifest.placed_on_npu else ""
+        return f"; the first tensor that strays in the binary: {cause}" if cause else ""
 
 
 def compare_masks(
@@ -215,21 +233,18 @@ def _below(config: HubConfig, comparison: Comparison) -> bool:
     return mean < config.min_fidelity_mean or worst < config.min_fidelity_worst
 
 
-def _check_floors(config: HubConfig, comparison: Comparison, ious: dict[str, float], cause: str) -> None:
-    if not _below(config, comparison):
-        return
+def _too_far_apart(config: HubConfig, comparison: Comparison, ious: dict[str, float]) -> str:
     wanted = (
         f"wanted at least {config.min_fidelity_mean} and {config.min_fidelity_worst} "
         "(hub.min_fidelity_mean, hub.min_fidelity_worst; 0 and 0 let everything pass)"
     )
     who = f"{comparison.runner}, beside {comparison.reference}"
     if not ious:
-        raise ValueError(f"{who}: got {comparison.samples} pairs of empty masks, whose IoU shows nothing; {wanted}")
+        return f"{who}: got {comparison.samples} pairs of empty masks, whose IoU shows nothing; {wanted}"
     low = [f"{name} ({iou:.3f})" for name, iou in sorted(ious.items(), key=lambda item: item[1])]
-    strays = f"; the first tensor that strays: {cause}" if cause else ""
-    raise ValueError(
+    return (
         f"{who}: got masks with a mean IoU of {comparison.iou_mean} and a worst of {comparison.iou_worst}, {wanted}; "
-        f"the lowest: {_first(low)}{strays}; what is timed is not what would be scored, so nothing is"
+        f"the lowest: {_first(low)}; what is timed is not what would be scored, so nothing is"
     )
 
 

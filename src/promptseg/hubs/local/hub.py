@@ -5,6 +5,7 @@ only, and masks come from ONNX Runtime as they do everywhere.
 """
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -82,9 +83,15 @@ class LocalHub:
         return (self._emulate(compiled, sample) for sample in inputs)
 
     def explain(self, graph: Path, sample: HubInput) -> str:
-        """See `Hub`."""
-        del graph, sample
-        return ""
+        """Compare the graph's tensors in the emulator with ONNX Runtime's: compiles and emulates once or twice."""
+        from promptseg.hubs.local.tensors import first_straying_tensor  # it runs as a program of its own, too
+
+        _LOG.info("looking for the first tensor that strays, on %s", sample.sample_id)
+        try:
+            straying = first_straying_tensor(graph, _feed(sample), self._device)
+        except (RuntimeError, OSError) as error:
+            return f"not found ({error})"
+        return "" if straying is None else str(straying)
 
     def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, float]]:
         _LOG.info("simulating %s on %s", graph.name, self._device.name)
@@ -94,7 +101,7 @@ class LocalHub:
             scratch = Path(name)
             linked = scratch / "linked" / graph.name
             linked.parent.mkdir()
-            linked.symlink_to(graph.resolve())
+            _link(graph, linked)
             run_compiler(linked.parent, self._compile_request(linked, scratch, scratch / PROFILE))
             cost = read_simulated_cost(scratch / PROFILE)
             parts_ms = part_times_ms(read_timeline(scratch / TIMELINE, scratch / BINARY))
@@ -187,6 +194,14 @@ def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, parts_ms: dic
         spill_mb=_mb(cost.spill_bytes),
         fill_mb=_mb(cost.fill_bytes),
     )
+
+
+def _link(graph: Path, place: Path) -> None:
+    """Let `place` lead to a graph: by a copy where links are not allowed (Windows asks for a right of its own)."""
+    try:
+        place.symlink_to(graph.resolve())
+    except OSError:
+        shutil.copyfile(graph, place)
 
 
 def _check_wrapper(folder: Path) -> None:

@@ -3,10 +3,12 @@
 Which operations the NPU refuses is read from the compiler's verbose log.
 """
 
+import errno
 import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,21 +30,27 @@ _NODE = re.compile(r"Operator type: (?P<op_type>\S+) Node name: (?P<name>.*?) No
 _GENERIC_REASON = "Failed to add node."
 _LAST_ERROR = re.compile(r"\[ONNXRuntimeError\][^\n]*")
 SHOWN = 8
+# What the compiler says, or Python of it, when a disk is full.
+_NO_ROOM = ("Failed to write context cache file", "No space left on device", "Disk quota exceeded", "File too large")
 _LOG = logging.getLogger(__name__)
 
 
 def run_compiler(folder: Path, request: CompileRequest) -> None:
     """Compile `request.graph`, a file of `folder`; weights stored beside it are found.
 
-    Raises ValueError naming the refused operations, or the compiler's own error, when the graph does not compile, and
-    RuntimeError when the compiler was ended by a signal (out of memory, a crash).
+    Raises ValueError naming the refused operations, or the compiler's own error, when the graph does not compile;
+    OSError when there was no room for what it writes, and ChildProcessError, which is one too, when it was ended by a
+    signal (out of memory, a crash).
     """
     done = run_alone(qnn_session.__name__, request, folder)
     if done.returncode == 0:
         return
     graph = folder / request.graph
     if done.returncode < 0:
-        raise RuntimeError(f"{graph}: got the compiler ended by signal {-done.returncode}; is there memory enough?")
+        raise ChildProcessError(f"{graph}: {_ended_by(-done.returncode, 'the compiler')}")
+    if any(words in done.stderr for words in _NO_ROOM):
+        wanted = "the compiler could not write its binary: make room and run again"
+        raise OSError(errno.ENOSPC, wanted, str(Path(request.wrapper).parent))
     _LOG.info("the compiler failed on %s; asking it which operations it refuses", graph.name)
     refused = refused_ops(_verbose_log(folder, request))
     if refused:
@@ -54,11 +62,20 @@ def run_compiler(folder: Path, request: CompileRequest) -> None:
 
 
 def run_emulator(request: EmulateRequest) -> None:
-    """Emulate one inference. Raises RuntimeError with the emulator's last words when it fails."""
+    """Emulate one inference. Raises ChildProcessError with the emulator's last words, or the signal that ended it."""
     done = run_alone(qnn_session.__name__, request, Path(request.wrapper).parent)
+    if done.returncode < 0:
+        raise ChildProcessError(f"{request.wrapper}: {_ended_by(-done.returncode, 'the HTP emulator')}")
     if done.returncode != 0:
         cause = last_error(done.stderr)
-        raise RuntimeError(f"{request.wrapper}: got exit code {done.returncode} from the HTP emulator: {cause}")
+        raise ChildProcessError(f"{request.wrapper}: got exit code {done.returncode} from the HTP emulator: {cause}")
+
+
+def _ended_by(number: int, what: str) -> str:
+    """Say that `what` was ended by a signal, by its number, and what to do."""
+    if number == signal.SIGKILL:
+        return f"got {what} killed (signal 9), as systems do that run out of memory; close other programs and run again"
+    return f"got {what} ended by {signal.Signals(number).name} (signal {number}), wanted it to finish; run again"
 
 
 def _verbose_log(folder: Path, request: CompileRequest) -> str:
