@@ -1,7 +1,8 @@
 """A folder of one's own pictures: read whole, or every mistake named with its line."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,209 @@ def test_blue_is_where_it_was_drawn(folder: Path) -> None:
     sample = read_folder(write_lines(folder, lines())).samples[1]
     rows, columns = np.nonzero(sample.mask.to_mask())
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (*BLUE[0][:2], *BLUE[0][4:6])
+
+
+def linked(folder: Path, link: Callable[[Path, Path], None]) -> str:
+    link(folder / "link.png", folder / "b.png")
+    return "link.png"
+
+
+SPELLED: dict[str, Callable[[Path], str]] = {
+    "dot": lambda _: "./b.png",
+    "two slashes": lambda _: ".//b.png",
+    "symbolic link": lambda folder: linked(folder, Path.symlink_to),
+    "hard link": lambda folder: linked(folder, Path.hardlink_to),
+}
+
+
+@pytest.mark.parametrize("spell", SPELLED.values(), ids=SPELLED)
+def test_one_file_is_one_picture_however_it_is_spelled(folder: Path, spell: Callable[[Path], str]) -> None:
+    def read(content: list[Any]) -> Read:
+        return read_folder(replace(write_lines(folder, content), val_share=0.3, test_share=0.3))
+
+    content = [{key: value for key, value in line.items() if key != "split"} for line in lines()]
+    plain = read(content)
+    content[3]["image"] = spell(folder)
+    assert not plain.mistakes
+    assert read(content) == plain
+    said_twice = [*content[:3], {**content[3], "phrase": content[2]["phrase"]}, *content[4:]]
+    (found,) = read(said_twice).mistakes
+    assert found.startswith("phrases.jsonl:4: phrase: got 'the red square' of 'b.png' again, as in phrases.jsonl:3")
+    two_splits = [*content[:2], {**content[2], "split": "train"}, {**content[3], "split": "val"}, *content[4:]]
+    (found,) = read(two_splits).mistakes
+    assert found.startswith("phrases.jsonl:4: split: got 'b.png' in train and in val, wanted one split a picture")
+
+
+def test_a_picture_and_its_copy_share_a_split(folder: Path) -> None:
+    (folder / "copy.png").write_bytes((folder / "b.png").read_bytes())
+    content = [*lines(), {"image": "copy.png", "phrase": "the red square", "mask": RED}]
+    data = read_folder(write_lines(folder, content))
+    assert not data.mistakes
+    assert [sample.split for sample in data.samples if "copy" in sample.image] == ["train"]
+    content[-1]["split"] = "test"
+    (found,) = mistakes(write_lines(folder, content))
+    assert found.startswith(
+        "phrases.jsonl:3: split: got 'b.png' in train and 'copy.png', byte for byte the same, in test"
+    )
+
+
+@pytest.mark.parametrize("phrase", ["\t", "\u3000", "&nbsp;", "\u200b", "the cup \ud83d", "…"])
+@pytest.mark.parametrize("write", [write_lines, write_coco])
+def test_a_phrase_that_the_tokenizer_makes_nothing_of_is_named_with_its_line(
+    folder: Path, phrase: str, write: Callable[[Path, Any], FolderConfig]
+) -> None:
+    if write is write_lines:
+        content: Any = lines()
+        content[2]["phrase"] = phrase
+        where = "phrases.jsonl:3"
+    else:
+        content = coco()
+        content["annotations"][2]["phrases"] = [phrase]
+        where = "coco.json, annotation 2"
+    (found,) = mistakes(write(folder, content))
+    assert found.startswith(f"{where}: phrase: got the phrase {phrase!r}, wanted ")
+
+
+def test_a_phrase_of_500_words_is_no_mistake(folder: Path) -> None:
+    """The tokenizer cuts it, and says so."""
+    content = lines()
+    content[2]["phrase"] = "red " * 500
+    assert not mistakes(write_lines(folder, content))
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\n\n", b"\r"])
+def test_windows_files_are_read(folder: Path, ending: bytes) -> None:
+    configured = write_lines(folder, lines())
+    plain = read_folder(configured)
+    path = folder / "phrases.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", ending))
+    assert not plain.mistakes
+    assert [sample.sample_id for sample in read_folder(configured).samples] == [s.sample_id for s in plain.samples]
+
+
+def test_line_separators_inside_a_phrase_are_no_new_line(folder: Path) -> None:
+    content = lines()
+    content[2]["phrase"] = "the red\u2028square\x0b\x85 here"
+    path = folder / "phrases.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in content), encoding="utf-8")
+    assert not mistakes(config(folder, "phrases.jsonl"))
+
+
+WHOLE_FILES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "got no annotation with a phrase"),
+    "an array": (json.dumps([{"image": "a.png"}]).encode(), "phrases.jsonl: got an array, wanted one object a line"),
+    "an array over lines": (b"[\n{},\n{}\n]\n", "phrases.jsonl: got an array, wanted one object a line"),
+    "utf-16": ("{}".encode("utf-16"), "phrases.jsonl: got text in UTF-16, wanted UTF-8"),
+    "nested": (b'{"image": ' + b"[" * 100_000, "phrases.jsonl:1: got text nested too deep to read"),
+    "a picture": (b"\x89PNG\r\n\x1a\n\0\0", "phrases.jsonl:1: got bytes that are not UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WHOLE_FILES.values(), ids=WHOLE_FILES)
+def test_a_file_of_something_else_is_named(folder: Path, content: bytes, message: str) -> None:
+    (folder / "phrases.jsonl").write_bytes(content)
+    assert message in mistakes(config(folder, "phrases.jsonl"))[0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"7", b'{"images": {}, "annotations": []}', b"[" * 100_000, b'{"images": []}']
+)
+def test_a_coco_file_of_something_else_is_named(folder: Path, content: bytes) -> None:
+    (folder / "coco.json").write_bytes(content)
+    assert mistakes(config(folder, "coco.json"))[0].startswith("coco.json: got ")
+
+
+def in_place(name: str, make: Callable[[Path], object]) -> Change:
+    def change(folder: Path, content: list[Any]) -> None:
+        make(folder / name)
+        content[2]["image"] = name
+        content[3]["image"] = "a.png"
+        content[3]["phrase"] = "something else"
+
+    return change
+
+
+STRANGE: list[tuple[Change, str]] = [
+    (setting("image", "x" * 300 + ".png"), "phrases.jsonl:3: image: got 'xxx"),
+    (setting("mask", "x" * 300 + ".png"), "phrases.jsonl:3: mask: got 'xxx"),
+    (setting("image", {"a": 1}), "phrases.jsonl:3: image: got {'a': 1}, wanted the name of a file"),
+    (setting("image", "a\0.png"), "phrases.jsonl:3: image: got 'a\\x00.png', wanted the name of a file"),
+    (setting("image", "\ud83d.png"), "phrases.jsonl:3: image: got '\\ud83d.png', wanted the name of a file"),
+    (setting("phrase", {"a": [1]}), "phrases.jsonl:3: phrase: got {'a': [1]}, wanted text"),
+    (setting("split", ["train"]), "phrases.jsonl:3: split: got ['train'], wanted one of train, val, test"),
+    (setting("mask", [[10**400, 1, 2, 2, 3, 3]]), "phrases.jsonl:3: mask: got the polygon [10000"),
+    (setting("mask", [[True, 1, 2, 2, 3, 3]]), "phrases.jsonl:3: mask: got the polygon [True"),
+    (setting("mask", {"size": [60, 80], "counts": [10**400]}), "phrases.jsonl:3: mask: got the run lengths"),
+    (setting("mask", {"size": [60, 80], "counts": "\ud83d"}), "phrases.jsonl:3: mask: got the run lengths"),
+    (in_place("folder.png", Path.mkdir), "phrases.jsonl:3: image: got 'folder.png', which is not in "),
+    (in_place("empty.png", Path.touch), "phrases.jsonl:3: image: empty.png: got bytes that are no known picture"),
+    (in_place("loop.png", lambda path: path.symlink_to(path)), "phrases.jsonl:3: image: got 'loop.png', which "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), STRANGE, ids=[message[15:50] for _, message in STRANGE])
+def test_a_strange_value_is_a_mistake_like_others(folder: Path, change: Change, message: str) -> None:
+    content = lines()
+    change(folder, content)
+    assert mistakes(write_lines(folder, content))[0].startswith(message)
+
+
+def test_what_cannot_be_opened_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured = write_lines(folder, lines())
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "b.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    (found,) = mistakes(configured)
+    assert found.startswith("phrases.jsonl:3: image: ")
+    assert "b.png: cannot be read (Permission denied)" in found
+
+
+@pytest.mark.parametrize("write", [write_lines, write_coco])
+def test_a_phrase_means_one_object_in_either_file(folder: Path, write: Callable[[Path, Any], FolderConfig]) -> None:
+    content: Any = lines() if write is write_lines else coco()
+    if write is write_lines:
+        content[3]["phrase"] = "The red square."
+    else:
+        content["annotations"][3]["phrases"] = ["The red square."]
+    (found,) = mistakes(write(folder, content))
+    assert "phrase: got 'The red square.' of 'b.png' again, as in " in found
+
+
+def test_phrases_in_cvats_attributes_are_pointed_at(folder: Path) -> None:
+    content = coco()
+    for annotation in content["annotations"]:
+        annotation["attributes"] = {"text": annotation.pop("phrases")[0], "occluded": False, "empty": ""}
+    assert mistakes(write_coco(folder, content)) == [
+        "coco.json: got no phrase in 8 annotations, wanted 'phrase' or 'phrases' in some, beside 'segmentation'; text "
+        "stands in their attributes ['text']: read the export with `kind: lpcvc`"
+    ]
+
+
+def test_a_phrase_under_both_names_is_a_mistake(folder: Path) -> None:
+    content = coco()
+    content["annotations"][2]["phrase"] = "another"
+    assert mistakes(write_coco(folder, content))[0].startswith("coco.json, annotation 2: got 'phrase' and 'phrases'")
+
+
+def test_all_mistakes_of_a_coco_file_are_found_at_once(folder: Path) -> None:
+    content = coco()
+    content["images"][0]["id"] = 0.5
+    content["images"].append({"id": 9, "file_name": "./b.png"})
+    content["annotations"][2]["id"] = content["annotations"][3]["id"]
+    content["annotations"][4]["segmentation"] = "none.png"
+    content["annotations"][6]["phrases"] = "\t"
+    found = mistakes(write_coco(folder, content))
+    assert [text.split(": ")[:2] for text in found] == [
+        ["coco.json, annotation 0", "image_id"],
+        ["coco.json, annotation 1", "image_id"],
+        ["coco.json, annotation 4", "mask"],
+        ["coco.json, annotation 6", "phrase"],
+        ["coco.json, annotation number 3", "id"],
+        ["coco.json, image 9", "file_name"],
+        ["coco.json, image number 0", "id"],
+    ]

@@ -23,7 +23,6 @@ from promptseg.sources.build import build_dataset
 from promptseg.sources.checks import Mistakes
 from promptseg.sources.coco import CocoAnnotation, CocoImage, CocoTables, segmentation_to_rle
 from promptseg.sources.refcoco import TEMPLATES, class_prompts
-from promptseg.sources.repack import phrase_kind
 from tests.fault_server import Fault, Files, serving
 from tests.referring import HEIGHT, OTHER, TARGET, WIDTH, Tables, build_tables, jpeg, of_archives, source_of, tables
 
@@ -198,15 +197,6 @@ def test_a_picture_damaged_behind_its_head_leaves_nothing(build: Callable[..., P
             *(tmp_path / "out" / name for name in ("images", "samples", "pictures")),
         )
     assert {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*")} == before
-
-
-@pytest.mark.parametrize(
-    ("phrase", "kind"),
-    [("dog", "keyword"), ("red car", "keyword"), ("the red car", "short"), ("man in a blue shirt", "short"),
-     ("the man in a blue shirt", "sentence")],
-)  # fmt: skip
-def test_the_kind_of_a_phrase(phrase: str, kind: str) -> None:
-    assert phrase_kind(phrase) == kind
 
 
 def in_unc_splits() -> Tables:

@@ -83,6 +83,9 @@ def load_json(content: bytes) -> Any:
         raise ValueError(f"got bytes that are not UTF-8 ({error.reason} at byte {error.start}); save it so") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"got text that is not JSON ({error})") from error
+    except ValueError as error:
+        known = str(error).startswith("got ")  # else Python's limit of digits
+        raise ValueError(str(error) if known else f"got a number too long to read ({error})") from error
 
 
 def shown(value: Any) -> str:

@@ -134,6 +134,8 @@ def _annotation(annotation_id: int, record: dict[str, Any]) -> CocoAnnotation:
     if not isinstance(attributes, dict):
         raise ValueError(f"attributes: got {shown(attributes)}, wanted a mapping")
     class_id = None if record.get("category_id") is None else _of(record, "category_id")
+    if "phrase" in record and "phrases" in record:
+        raise ValueError("got 'phrase' and 'phrases', wanted one of them")
     phrases = record.get("phrases", record.get("phrase"))
     image_id = _of(record, "image_id")
     return CocoAnnotation(annotation_id, image_id, record.get("segmentation"), class_id, attributes, phrases)
