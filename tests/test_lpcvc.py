@@ -1,5 +1,6 @@
 """The challenge's layout, as a folder and as a zip: what is written, and each way in which it can be wrong."""
 
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from promptseg.datasets.archives import PictureArchives
+from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.records import SPLITS, read_pictures, read_samples
 from promptseg.files import sha256_of
 from promptseg.params import LpcvcConfig, Source
@@ -202,3 +205,115 @@ def test_an_export_without_its_one_table_is_refused(tmp_path: Path, count: int) 
         as_folder(tables(), tmp_path, f"{number}/")
     with pytest.raises(ValueError, match=r"wanted one annotations/instances_default.json; export it as COCO"):
         build_from(str(tmp_path), tmp_path)
+
+
+def first_picture(content: Tables, encoded: bytes) -> None:
+    content["files"]["images/default/000001.jpg"] = encoded
+
+
+def huge(side: int) -> bytes:
+    """A white PNG of 1 bit a pixel, which takes little memory to make."""
+    stream = io.BytesIO()
+    Image.new("1", (side, side), 1).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def merged_exports(table: str) -> Callable[[Tables], None]:
+    return lambda content: content[table].extend([dict(record) for record in content[table]])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (merged_exports("annotations"), "got 26 mistakes, .*annotation number 26: id: got 10 again, as of number 0;"),
+        (merged_exports("images"), "got 13 mistakes, .*image number 13: id: got 1 again, as of number 0;"),
+        (of_first("annotations", id=10.0), "annotation number 0: id: got 10.0, wanted a whole number"),
+        (of_first("annotations", id=True), "annotation number 0: id: got True, wanted a whole number"),
+        (of_first("annotations", id={"$oid": 1}), "annotation number 0: id: got {'.oid': 1}, wanted a whole number"),
+        (of_first("annotations", id=-1), "annotation number 0: id: got -1, wanted a whole number"),
+        (of_first("annotations", id=2**64), "annotation number 0: id: got 18446744073709551616, wanted a whole number"),
+        (of_first("annotations", image_id=1.5), "annotation 10: image_id: got 1.5, wanted a whole number"),
+        (of_first("annotations", category_id="1"), "annotation 10: category_id: got '1', wanted a whole number"),
+        (of_first("images", file_name="000002.jpg"), "image 2: file_name: got '000002.jpg', as of image 1"),
+        (of_first("images", file_name="./000002.jpg"), "image 2: file_name: got '000002.jpg', as of image 1"),
+        (of_first("images", file_name="x" * 300), "image 1: image: got 'images/default/xxx"),
+        (of_first("images", width=30.0), "image 1: width: got 30.0, wanted a whole number from 1"),
+        (of_first("images", height=10**400), "image 1: height: got 1000"),
+        (of_first("annotations", attributes={"text": "\t"}), "annotation 10: attributes, text: got the phrase '.t'"),
+        (of_first("annotations", attributes={"text": "&nbsp;"}), "annotation 10: attributes, text: got the phrase"),
+        (of_first("annotations", attributes={"text": "cup \ud83d"}), "annotation 10: attributes, text: got the phrase"),
+        (
+            lambda content: content["annotations"][1].update(attributes={"text": "Red box"}),
+            "annotation 11: phrase: got 'Red box' of '000001.jpg' again, as in lpcvc.*, annotation 10; a phrase",
+        ),
+        (lambda content: first_picture(content, jpeg(1)[:-200]), "image 1: image: images/default/000001.jpg: got a"),
+        (lambda content: first_picture(content, huge(10_001)), "000001.jpg: got .* more than 100,000,000 pixels"),
+        (lambda content: first_picture(content, b""), "000001.jpg: got bytes that are no known picture format"),
+    ],
+)  # fmt: skip
+def test_what_would_silently_be_other_data_is_refused(
+    build: Callable[..., Path], tmp_path: Path, spoil: Callable[[Tables], None], message: str
+) -> None:
+    content = tables()
+    spoil(content)
+    with pytest.raises(ValueError, match=message):
+        build(content)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_all_mistakes_are_named_at_once(build: Callable[..., Path]) -> None:
+    content = tables()
+    content["annotations"][0]["id"] = 20
+    content["annotations"][4]["attributes"] = {"text": "\u200b"}
+    content["annotations"][6]["segmentation"] = 3
+    first_picture(content, b"none")
+    content["files"].pop("images/default/000005.jpg")
+    with pytest.raises(ValueError, match="got 5 mistakes") as caught:
+        build(content)
+    for place in (
+        "annotation 30: attributes",
+        "annotation 40: mask",
+        "annotation number 2: id",
+        "image 1: image",
+        "image 5: image",
+    ):
+        assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_a_mask_of_a_turned_picture_is_as_it_is_shown(build: Callable[..., Path], orientation: int) -> None:
+    """CVAT shows pictures upright, and annotates them so; their size does not tell."""
+    content = tables()
+    first_picture(content, jpeg(1, orientation))
+    samples = {sample.sample_id: sample for sample in read_samples(build(content) / "samples")}
+    assert (samples["10-text_1"].mask.to_mask() == EXPECTED).all()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_the_size_of_a_picture_on_its_side_tells_how_its_mask_counts(
+    build: Callable[..., Path], orientation: int
+) -> None:
+    content = tables()
+    first_picture(content, jpeg(1, orientation))
+    out = build(content)
+    stored = {sample.sample_id: sample for sample in read_samples(out / "samples")}["10-text_1"]
+    picture = read_picture(PictureArchives(out / "images").read(stored.image), stored.image)
+    assert (stored.mask.to_mask() == (picture[..., 0] > 128)).all()  # red is where the stored picture is annotated
+    content["images"][0].update(width=HEIGHT, height=WIDTH)
+    content["annotations"][1]["segmentation"] = [[12, 20, 18, 20, 18, 28, 12, 28]]
+    shown = {sample.sample_id: sample for sample in read_samples(build(content) / "samples")}["10-text_1"]
+    assert (shown.mask.to_mask()[:HEIGHT, :HEIGHT] == EXPECTED[:, :HEIGHT]).all()
+    assert shown.mask.area == EXPECTED.sum()
+
+
+def test_copies_of_a_picture_share_a_split(build: Callable[..., Path]) -> None:
+    content = tables()
+    for number in range(2, PICTURES + 1):
+        copy = f"copy-{number}.jpg"
+        content["files"][f"images/default/{copy}"] = content["files"][f"images/default/{number:06d}.jpg"]
+        content["images"].append({**content["images"][number - 1], "id": 100 + number, "file_name": copy})
+        content["annotations"].append(
+            {"id": 1000 + number, "image_id": 100 + number, "segmentation": [TARGET], "attributes": {"text": "the box"}}
+        )
+    splits = {picture.image.rpartition("/")[2]: picture.split for picture in read_pictures(build(content) / "pictures")}
+    assert all(splits[f"copy-{n}.jpg"] == splits[f"{n:06d}.jpg"] for n in range(2, PICTURES + 1))
