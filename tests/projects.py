@@ -1,5 +1,6 @@
 """Copies of the project in folders of their own, for tests that run its stages or its whole graph."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,28 @@ import yaml
 
 from tests.imports import ROOT
 
+STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
+SMALL = {
+    "res": 64,
+    "finetune.init": None,
+    "finetune.steps": 2,
+    "finetune.res": [64],
+    "finetune.warmup_steps": 1,
+    "finetune.batch_size": 2,
+    "finetune.phrases_per_picture": 2,
+    "finetune.val_res": 64,
+    "finetune.val_every": 2,
+    "finetune.val_phrases": 4,
+    "export.parity_samples": 1,
+    "hub.samples": 5,
+    "hub.emulator_samples": 0,
+    "hub.min_fidelity_mean": 0.0,  # two steps of training leave masks that rounding may change
+    "hub.min_fidelity_worst": 0.0,
+    "hub.cpu_latency_runs": 2,
+    "score.gallery": 1,
+}
+METRICS = tuple(f"metrics/{name}.json" for name in ("train", "export", "latency", "fidelity", "score"))
+FEW_SCENES = {"train_scenes": 6, "val_scenes": 3, "test_scenes": 3}
 PARTS = ("stages", "src", "configs", "params.yaml", "dvc.yaml")
 _NO_PYTHON = shutil.ignore_patterns("__pycache__")
 
@@ -84,3 +107,42 @@ def run_command(
         check=False,
         preexec_fn=before,
     )
+
+
+def copy_run(project: Path, target: Path) -> Path:
+    """Copy a project that DVC has run, with its cache and its commits, to `target`; return it."""
+    return shutil.copytree(project, target, symlinks=True)
+
+
+def dvc_environment() -> dict[str, str]:
+    """Return the environment without another tree's code, and with this interpreter's `python` first."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
+    return {**environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"}
+
+
+def run_dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run dvc with this interpreter's `python` first on the path."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=project, env=dvc_environment(), capture_output=True, text=True, check=False)
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    """Run dvc, which must succeed; return what it says."""
+    done = run_dvc(project, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def stages_run(project: Path, *arguments: str) -> list[str]:
+    """Run `dvc repro` or `dvc exp run`; return the names of the stages that ran, in order."""
+    return re.findall(r"^Running stage '([\w-]+)':", dvc(project, *arguments), re.MULTILINE)
+
+
+def git(project: Path, *arguments: str) -> None:
+    """Run git as somebody, whatever this machine knows of its user."""
+    somebody = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    subprocess.run(["git", *somebody, *arguments], cwd=project, check=True, capture_output=True)
+
+
+def metric(project: Path, name: str) -> dict[str, Any]:
+    return json.loads((project / "metrics" / f"{name}.json").read_text(encoding="utf-8"))

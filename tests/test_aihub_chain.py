@@ -12,8 +12,7 @@ from promptseg.hubs.base import CompiledGraph
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_bench import Bench
 from tests.aihub_bench.state import TOKEN
-from tests.projects import copy_tracked, edit_yaml, run_command
-from tests.test_chain import FEW_SCENES, SMALL, STAGES, dvc, git, metric, stages_run
+from tests.projects import SMALL, STAGES, copy_run, dvc, edit_yaml, git, metric, run_command, stages_run
 
 pytestmark = pytest.mark.slow
 
@@ -27,18 +26,16 @@ CLOUD = {
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Bench]]:
-    """A project after its first `dvc repro` in the cloud, committed."""
+def chain(
+    finished_run: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Bench]]:
+    """A project that ran with the local compiler, and then in the cloud, committed."""
     folder = tmp_path_factory.mktemp("cloud")
-    project = copy_tracked(folder / "project")
-    git(project, "init", "-q")
-    (project / "dvc.lock").unlink(missing_ok=True)
-    (project / "weights").mkdir(exist_ok=True)
+    project = copy_run(finished_run[0], folder / "project")
     edit_yaml(project / "params.yaml", CLOUD)
-    edit_yaml(project / "configs/data/shapes.yaml", FEW_SCENES)
     with pytest.MonkeyPatch.context() as patch, Bench(folder / "bench") as bench:
         patch.setenv("QAIHUB_CLIENT_INI", str(bench.write_configuration(folder / "client.ini")))
-        assert sorted(stages_run(project, "repro")) == sorted(STAGES)
+        assert sorted(stages_run(project, "repro")) == sorted(STAGES[4:])
         git(project, "add", "--all")
         git(project, "commit", "--message", "first run")
         yield project, bench

@@ -1,12 +1,8 @@
 """The whole graph in a copy of the project: eight stages, nothing twice, and back to an earlier size for free."""
 
 import json
-import os
-import re
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,77 +16,16 @@ from promptseg.hubs.contract import IMAGE_INPUT
 from promptseg.hubs.local.session import qnn_available
 from promptseg.report.charts import read_curve
 from promptseg.training.curve import FIGURES
-from tests.projects import copy_tracked, edit_yaml
+from tests.projects import METRICS, SMALL, STAGES, copy_run, dvc, metric, run_dvc, stages_run
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
-SMALL = {
-    "res": 64,
-    "finetune.init": None,
-    "finetune.steps": 2,
-    "finetune.res": [64],
-    "finetune.warmup_steps": 1,
-    "finetune.batch_size": 2,
-    "finetune.phrases_per_picture": 2,
-    "finetune.val_res": 64,
-    "finetune.val_every": 2,
-    "finetune.val_phrases": 4,
-    "export.parity_samples": 1,
-    "hub.samples": 5,
-    "hub.emulator_samples": 0,
-    "hub.min_fidelity_mean": 0.0,  # two steps of training leave masks that rounding may change
-    "hub.min_fidelity_worst": 0.0,
-    "hub.cpu_latency_runs": 2,
-    "score.gallery": 1,
-}
-FEW_SCENES = {"train_scenes": 6, "val_scenes": 3, "test_scenes": 3}
-METRICS = tuple(f"metrics/{name}.json" for name in ("train", "export", "latency", "fidelity", "score"))
-
-
-def run_dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run dvc with this interpreter's `python` first on the path."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-
-
-def dvc(project: Path, *arguments: str) -> str:
-    """Run dvc, which must succeed; return what it says."""
-    done = run_dvc(project, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def stages_run(project: Path, *arguments: str) -> list[str]:
-    """Run `dvc repro` or `dvc exp run`; return the names of the stages that ran, in order."""
-    return re.findall(r"^Running stage '([\w-]+)':", dvc(project, *arguments), re.MULTILINE)
-
-
-def git(project: Path, *arguments: str) -> None:
-    """Run git as somebody, whatever this machine knows of its user."""
-    somebody = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    subprocess.run(["git", *somebody, *arguments], cwd=project, check=True, capture_output=True)
-
-
-def metric(project: Path, name: str) -> dict[str, Any]:
-    return json.loads((project / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
-
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A project after its first `dvc repro`, committed, and the stages that ran."""
-    project = copy_tracked(tmp_path_factory.mktemp("chain") / "project")
-    git(project, "init", "-q")
-    (project / "dvc.lock").unlink(missing_ok=True)
-    (project / "weights").mkdir(exist_ok=True)  # a dependency, though this run starts from nothing
-    edit_yaml(project / "params.yaml", SMALL)
-    edit_yaml(project / "configs/data/shapes.yaml", FEW_SCENES)
-    ran = stages_run(project, "repro")
-    git(project, "add", "--all")
-    git(project, "commit", "--message", "first run")
-    return project, ran
+def chain(finished_run: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A copy of the project after its first `dvc repro`, committed, and the stages that ran."""
+    project, ran = finished_run
+    return copy_run(project, tmp_path_factory.mktemp("chain") / "project"), ran
 
 
 def test_all_stages_run(chain: tuple[Path, list[str]]) -> None:

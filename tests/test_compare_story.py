@@ -8,26 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import copy_tracked, edit_yaml, run_command
-from tests.test_chain import FEW_SCENES, SMALL, dvc, git, metric, run_dvc, stages_run
+from tests.projects import copy_run, dvc, git, metric, run_command, run_dvc, stages_run
 
 pytestmark = pytest.mark.slow
 LONGEST_S = 1500
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def swept(finished_run: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project after its first run, committed on main, and a queued sweep of two sizes that DVC's worker ran."""
-    project = copy_tracked(tmp_path_factory.mktemp("story") / "project")
-    git(project, "init", "-q", "-b", "main")
-    for name in ("user.name", "user.email"):
-        git(project, "config", name, "test@localhost")
-    (project / "dvc.lock").unlink(missing_ok=True)
-    edit_yaml(project / "params.yaml", SMALL)
-    edit_yaml(project / "configs/data/shapes.yaml", FEW_SCENES)
-    dvc(project, "repro")
-    git(project, "add", "--all")
-    git(project, "commit", "--message", "first run")
+    project = copy_run(finished_run[0], tmp_path_factory.mktemp("story") / "project")
     ours(project, "grid", "--prefix", "sweep-", "res=96,128")
     dvc(project, "queue", "start")
     try:

@@ -17,8 +17,7 @@ from promptseg.commands.settings import arguments_of
 from promptseg.params import Params, load_yaml, read_params
 from promptseg.params.recipes import read_recipe
 from tests.imports import ROOT
-from tests.projects import copy_tracked
-from tests.test_chain import git, run_dvc
+from tests.projects import copy_tracked, git, run_dvc
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs of the shell and of others: what they do is not ours to test. A page that needs another one adds it here.

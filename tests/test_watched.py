@@ -14,9 +14,17 @@ import pytest
 from promptseg.datasets.records import read_samples
 from tests.fault_server import Fault, Files, serving
 from tests.imports import ROOT
-from tests.projects import copy_parts, copy_tracked, edit_yaml, run_stage, stage_command
+from tests.projects import (
+    FEW_SCENES,
+    copy_parts,
+    copy_tracked,
+    edit_yaml,
+    git,
+    run_dvc,
+    run_stage,
+    stage_command,
+)
 from tests.referring import jpeg
-from tests.test_chain import FEW_SCENES, git, run_dvc
 from tests.test_lpcvc import as_zip, tables
 
 pytestmark = pytest.mark.slow
