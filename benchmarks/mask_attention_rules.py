@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from promptseg.files import atomic_path
 
 RULES = ("inside", "outside")
@@ -63,10 +65,8 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     target = parser.parse_args().target
     pairs = pairs_of(csv.DictReader(sys.stdin))
-    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(run for pair in pairs for run in pair)
+    with atomic_path(target) as temporary:
+        pd.DataFrame([run for pair in pairs for run in pair]).to_csv(temporary, columns=COLUMNS, index=False)
     print(summary(pairs))
 
 

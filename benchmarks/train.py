@@ -9,15 +9,15 @@ step. `promptseg` is training/loop.py's way of a step. Prints the figures and, w
 """
 
 import argparse
-import csv
 import platform
 import resource
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -107,12 +107,7 @@ def _described(row: Measured) -> str:
 
 
 def _append(path: Path, rows: list[Measured]) -> None:
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Measured)], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    pd.DataFrame(rows).to_csv(path, mode="a", header=not path.exists(), index=False)
 
 
 def make_scenes(folder: Path) -> dict[str, Path]:

@@ -1,9 +1,12 @@
-"""X-Decoder's mask decoder on its grounding path: object queries look at the picture and at the phrase.
+"""X-Decoder's mask decoder on its grounding path: object queries attend to the picture, each other and the phrase.
 
 Source: Zou et al., "Generalized Decoding for Pixel, Image, and Language" (2023), after Mask2Former. The published model
 also carries queries for other tasks; self-attention hides them from the grounding queries, so they are not computed.
-The phrase enters as one token, its embedding. The first query is never limited by its mask: in the published model an
-index meant for the class query falls on it, and weights are tuned to that.
+The phrase enters as one token, its embedding. The first query's attention is never limited by its mask: in the
+published model an index meant for the class query falls on it, and weights are trained with that.
+
+Shapes: P pictures; B phrases, a multiple of P, those of a picture following each other; Q object queries; C channels; M
+channels of the mask features; N cells of a map.
 """
 
 from collections.abc import Iterable
@@ -23,11 +26,11 @@ LEVELS = 3  # the maps at strides 32, 16 and 8 take turns
 
 @dataclass(frozen=True)
 class MaskAttention:
-    """How a query's current mask limits where it looks next; part of a checkpoint, because weights are tuned to it.
+    """How a query's mask so far limits what it attends to next; part of a checkpoint: weights are trained with it.
 
-    attends: "inside" its mask (the paper's rule; everywhere where the mask is empty), or "outside" (the rule of the
-    challenge's sample solution and its winner: inverted, and everywhere where nothing lies inside).
-    resize: how the mask reaches the level's size: "bicubic" (antialiased; the paper's) or "bilinear" (not antialiased).
+    attends: "inside" its mask (the paper's rule; an empty mask limits nothing), or "outside" (the rule of the
+    challenge's sample solution and its winner: inverted; a mask that covers everything limits nothing).
+    resize: how the mask is brought to a map's size: "bicubic" (antialiased; the paper's) or "bilinear" (without).
     """
 
     attends: Attends
@@ -42,8 +45,8 @@ class MaskAttention:
 class MaskDecoderConfig:
     """Sizes of the mask decoder, and its rules.
 
-    values_carry_positions: whether what a query reads off a map tells where it was read. The published decoder places
-    the keys only, so that its many queries know places by where they look; `nano`'s few learn relations sooner with it.
+    values_carry_positions: whether position encodings are added to the values of cross-attention, too, and not only to
+    its keys, as in the published decoder; `nano`, with few queries, learns relations sooner with both.
     """
 
     dim: int
@@ -58,9 +61,8 @@ class MaskDecoderConfig:
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What the decoder says after one layer.
-
-    For B phrases: mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the phrase's.
+    """Output after one layer: mask_logits float [B, Q, h, w]; query_embedding float [B, Q, C], to be compared with the
+    phrase's embedding.
     """
 
     mask_logits: Tensor
@@ -81,16 +83,20 @@ class DecoderLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Queries, and the phrase behind them (B, Q + 1, C), positions alike, the rest as `look` has it -> x anew."""
+        """Return the updated x.
+
+        x: (B, Q + 1, C), object queries followed by the phrase token; positions: same shape; keys, values and bias: see
+        `cross_attend`.
+        """
         queries = self.cross_attend(x[:, :-1], positions[:, :-1], keys, values, bias)
         return self.self_attend(torch.cat((queries, x[:, -1:]), dim=1), positions)
 
     def cross_attend(
         self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> Tensor:
-        """Cross-attention: queries (B, Q, C), keys and values (P, N, C), bias (B, Q, N) -> (B, Q, C).
+        """Cross-attention to a map: queries (B, Q, C), keys and values (P, N, C), bias (B, Q, N) -> (B, Q, C).
 
-        Queries never see each other here, so those of all phrases of a picture attend to its keys together.
+        Queries do not interact here, so those of all phrases of a picture attend to its keys as one set.
         """
         pictures, _, dim = keys.shape
         placed = (queries + query_positions).view(pictures, -1, dim)
@@ -98,7 +104,7 @@ class DecoderLayer(nn.Module):
         return self.cross_norm(queries + attended.view(queries.shape))
 
     def self_attend(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Self-attention and feed-forward over the queries and the phrase together (B, Q + 1, C)."""
+        """Self-attention and feed-forward: x and positions as in `forward` -> (B, Q + 1, C)."""
         placed = x + positions
         x = self.self_norm(x + self.self_attention(placed, placed, x))
         return self.ffn_norm(x + self.ffn(x))
@@ -131,8 +137,7 @@ class MaskDecoder(nn.Module):
     ) -> list[DecoderOutput]:
         """mask_features (P, M, h, w), pyramid of LEVELS maps (P, C, ., .) coarsest first, phrase (B, C).
 
-        B is a multiple of P: the phrases of a picture follow each other and share its maps. Returns the outputs of
-        the untouched queries and of each layer when `every_layer`, else only the last one.
+        Returns the output before the first layer and after each one when `every_layer`, else only the last.
         """
         states = self.forward_layers(mask_features, pyramid, phrase)
         pixels = mask_features.flatten(2)
@@ -143,7 +148,7 @@ class MaskDecoder(nn.Module):
         ]
 
     def forward_layers(self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor) -> list[Tensor]:
-        """As `forward`, but returns the normed queries (B, Q, C): untouched, then after each layer."""
+        """Inputs as in `forward` -> the normed queries (B, Q, C) before the first layer and after each one."""
         keys, values = zip(*(self._keys_and_values(x, level) for level, x in enumerate(pyramid)), strict=True)
         level_features = [self._resize_features(mask_features.detach(), x.shape[-2:]) for x in pyramid]
         text = phrase.unsqueeze(1)
@@ -158,7 +163,7 @@ class MaskDecoder(nn.Module):
         return states
 
     def _masks(self, state: Tensor, pixels: Tensor) -> Tensor:
-        """Queries (B, Q, C) of P pictures' phrases, pixels (P, M, N) -> mask logits (B, Q, N)."""
+        """Normed queries (B, Q, C), pixels (P, M, N) -> mask logits (B, Q, N)."""
         by_picture = self.mask_embedding(state).view(len(pixels), -1, pixels.shape[1])
         return (by_picture @ pixels).view(*state.shape[:2], -1)
 
@@ -176,11 +181,11 @@ class MaskDecoder(nn.Module):
 
     @torch.no_grad()
     def _attention_bias(self, state: Tensor, pixels: Tensor) -> Tensor:
-        """(B, Q, N): BLOCKED where the rule forbids a query to look; pixels (P, M, N)."""
+        """Normed queries (B, Q, C), pixels (P, M, N) -> (B, Q, N): BLOCKED where a query must not attend, else 0."""
         masks = self._masks(state, pixels)
         inside = (masks >= 0).to(masks.dtype)
         blocked = inside  # blocked everywhere amounts to blocked nowhere: softmax ignores a constant
         if self.rule.attends == "inside":
             blocked = inside.amax(dim=2, keepdim=True) - inside  # an empty mask blocks nothing
-        blocked = F.pad(blocked[:, 1:], (0, 0, 1, 0))  # the first query looks everywhere
+        blocked = F.pad(blocked[:, 1:], (0, 0, 1, 0))  # the first query attends everywhere
         return blocked * BLOCKED

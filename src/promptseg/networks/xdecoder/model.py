@@ -53,7 +53,7 @@ class Prediction(NamedTuple):
 
 
 class XDecoder(nn.Module):
-    """Picture and phrase in, query masks and their likeness to the phrase out."""
+    """Pictures and phrases in; masks of object queries, and the similarity of each to the phrase, out."""
 
     mean: Tensor
     std: Tensor
@@ -74,12 +74,12 @@ class XDecoder(nn.Module):
     def forward(
         self, picture: Tensor, token_ids: Tensor, every_layer: bool = False
     ) -> tuple[list[DecoderOutput], Tensor]:
-        """Ground phrases.
+        """Find masks and embeddings of all queries for each phrase.
 
         picture: float [P, 3, res, res], RGB 0..255, as `resize_canvas` makes it.
         token_ids: int [B, T], B a multiple of P; the phrases of a picture follow each other, and it is encoded once.
-        Returns the outputs (of the last layer, or of the bare queries and every layer) and the phrase embeddings
-        float [B, C].
+        Returns the decoder's outputs (of the last layer, or before the first and after every one) and the phrase
+        embeddings float [B, C].
         """
         mask_features, pyramid = self.encode(picture)
         phrase = self.text_encoder(token_ids)
@@ -102,7 +102,7 @@ class XDecoder(nn.Module):
         return mask_features, pyramid
 
     def describe(self, features: Tensor) -> Tensor:
-        """Project features [..., C], of queries before their norm or of map regions, to where phrases live."""
+        """Project features [..., C] of map regions into the space of the phrase embeddings."""
         return self.mask_decoder.norm(features) @ self.mask_decoder.class_projection
 
     def similarity(self, query_embedding: Tensor, phrase: Tensor) -> Tensor:
@@ -126,10 +126,10 @@ def resize_canvas(canvas: Tensor, res: int) -> Tensor:
     return F.interpolate(canvas, size=(res, res), mode="bilinear")
 
 
-def best_masks(grounding: DecoderOutput, similarity: Tensor) -> Tensor:
+def best_masks(output: DecoderOutput, similarity: Tensor) -> Tensor:
     """Mask logits [B, h, w] of each row's most similar query; similarity is [B, Q]."""
     best = similarity.argmax(dim=1)
-    return grounding.mask_logits[torch.arange(len(best), device=best.device), best]
+    return output.mask_logits[torch.arange(len(best), device=best.device), best]
 
 
 def masks_to_canvas(mask_logits: Tensor, res: int, canvas: int, rule: CanvasRule) -> Tensor:

@@ -22,8 +22,8 @@ NORM_EPS = 1e-6
 class VitConfig:
     """Sizes of a windowed ViT and of its pyramid.
 
-    Blocks look at windows of `window` x `window` patches, those of `global_blocks` at everything. Positions are learnt
-    for `position_side` x `position_side` patches. `channels` are those of the maps at strides 4, 8, 16, 32.
+    Blocks attend within windows of `window` x `window` patches, those of `global_blocks` to all patches. Positions are
+    learnt for `position_side` x `position_side` patches. `channels` are those of the maps at strides 4, 8, 16, 32.
     """
 
     dim: int
@@ -73,7 +73,7 @@ def distances(table: Tensor, side: int) -> Tensor:
 
 
 class VitBlock(nn.Module):
-    """Pre-norm transformer block on (B, H, W, C); `window` 0 looks at everything."""
+    """Pre-norm transformer block on (B, H, W, C); with `window` 0, over all patches."""
 
     def __init__(self, config: VitConfig, window: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class VitBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def _in_windows(self, x: Tensor) -> Tensor:
-        """Attend within windows; the map is first zero-padded to whole ones, and the padding is looked at too."""
+        """Attend within windows; the map is first zero-padded to whole ones, and the padding takes part."""
         batch, height, width, dim = x.shape
         down, across, side = -(-height // self.window), -(-width // self.window), self.window
         x = F.pad(x, (0, 0, 0, across * side - width, 0, down * side - height))
