@@ -10,7 +10,7 @@ from promptseg.hubs.base import CompiledGraph
 from promptseg.params import read_params
 from promptseg.report.gallery import Shown
 from promptseg.report.page import build_report, provenance, render_report
-from promptseg.scoring import score, tradeoff_table, write_table
+from promptseg.scoring import check_records, score, tradeoff_table, write_table
 from stages import ROOT, run_stage
 
 INPUTS = (
@@ -24,20 +24,23 @@ def score_stage(**paths: Path) -> None:
     """See the module; `paths` are INPUTS and OUTPUTS."""
     params = read_params(ROOT)
     samples, predictions = read_samples(paths["samples"]), read_predictions(paths["predictions"])
-    scores = score(samples, read_pictures(paths["objects"]), predictions, params.score.seed)
+    compiled = asdict(CompiledGraph.read(paths["compiled"]))
     records = {name: read_json(paths[name]) for name in ("latency", "export", "fidelity")}
-    choices = {"data": params.data, "res": params.res, "checkpoint": read_json(paths["description"])["provenance"]}
     hashes = {name: sha256_of(paths[name]) for name in ("samples", "predictions")}
     hashes["curve"] = sha256_of(paths["curve"] / "loss.tsv")
-    origin = provenance(choices, asdict(CompiledGraph.read(paths["compiled"])), hashes)
+    filed_under = {"model": params.model, "res": params.res, "device": params.hub.device}
+    filed_under |= {name: compiled[name] for name in ("precision", "graph_sha256")}
+    records |= {"checkpoint": read_json(paths["description"])["provenance"], "compiled": compiled}
+    check_records(filed_under | {"predictions_sha256": hashes["predictions"]}, records)
+    scores = score(samples, read_pictures(paths["objects"]), predictions, params.score.seed)
+    records["provenance"] = provenance({"data": params.data, **filed_under}, records, hashes)
     shown = Shown(samples, predictions, PictureArchives(paths["images"]).read)
-    records["provenance"] = origin
     page, sheet = build_report(
         scores, shown, records, paths["curve"], paths["ops"], params.score.gallery, params.score.seed
     )
     write_json(paths["score"], scores.summary)
     write_table(paths["rows"], scores.rows)
-    write_table(paths["tradeoff"], tradeoff_table(params.res, scores.summary, records["latency"]))
+    write_table(paths["tradeoff"], tradeoff_table(params.res, scores.summary, records["latency"], records["fidelity"]))
     write_bytes(paths["gallery"], sheet)
     write_bytes(paths["report"], render_report(page).encode("utf-8"))
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from promptseg.commands import grid, recommend, report, sweep_plot
 from promptseg.experiments.records import (
     POINT,
+    Floors,
     best_under,
     comparable_points,
     fastest_above,
@@ -45,10 +46,16 @@ def row(name: str | None, res: int, ms: float | None, miou: float | str | None, 
         "miou": miou,
         "miou_ci_low": 0.4,
         "miou_ci_high": 0.6,
+        "non_finite": 0.0,
+        "binary.iou_mean": 0.99,
+        "binary.iou_worst": 0.95,
+        "float32.iou_mean": 0.995,
+        "float32.iou_worst": 0.96,
     }
     return {**fields, **changes}
 
 
+FLOORS = Floors(mean=0.95, worst=0.8)
 ROWS = pd.DataFrame(
     [
         row(None, 320, 6.8, 0.50),
@@ -64,11 +71,11 @@ ROWS = pd.DataFrame(
 
 
 def points_of(rows: list[dict[str, Any]] | pd.DataFrame, source: str | None = None) -> pd.DataFrame:
-    return comparable_points(pd.DataFrame(rows), source).points
+    return comparable_points(pd.DataFrame(rows), FLOORS, source).points
 
 
 def test_points_are_those_that_were_asked_the_same_once_each_under_their_own_name() -> None:
-    found = comparable_points(ROWS)
+    found = comparable_points(ROWS, FLOORS)
     assert found.points[["name", "res", "can_be_applied"]].values.tolist() == [
         ["res192", 192, True],
         ["res320", 320, True],
@@ -100,7 +107,7 @@ def test_measured_and_estimated_are_never_compared_with_each_other(measured: int
     """Not by this machine's clock either, which all of them have: it says nothing about the NPU."""
     rows = [cloud(f"m{number}", 192 + number, 9.0 + number, 0.4) for number in range(measured)]
     rows += [row(f"e{number}", 192 + number, 4.0 + number, 0.4) for number in range(estimated)]
-    found = comparable_points(pd.DataFrame(rows))
+    found = comparable_points(pd.DataFrame(rows), FLOORS)
     assert set(found.points["latency_source"]) == {source}
     assert len(found.points) == (measured if source == "device" else estimated)
     other = {"device": "estimated", "estimated": "device"}[source]
@@ -115,7 +122,7 @@ def test_figures_that_are_shown_under_several_names_have_one_voice() -> None:
     """The workspace and its commit repeat an experiment: three rows measured, and yet one point against two."""
     rows = [cloud(None, 320, 9.0, 0.5), cloud(None, 320, 9.0, 0.5, rev="main"), cloud("m", 320, 9.0, 0.5)]
     rows += [row("a", 192, 4.5, 0.4), row("b", 320, 6.8, 0.5)]
-    found = comparable_points(pd.DataFrame(rows))
+    found = comparable_points(pd.DataFrame(rows), FLOORS)
     assert list(found.points["name"]) == ["a", "b"]
     assert found.other_kinds == {"device": 3}
 
@@ -123,6 +130,60 @@ def test_figures_that_are_shown_under_several_names_have_one_voice() -> None:
 def test_without_any_figure_of_the_npu_the_host_counts() -> None:
     rows = [row("a", 192, None, 0.4), row("b", 320, None, 0.5)]
     assert set(points_of(rows)["latency_source"]) == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"binary.iou_mean": 0.8, "binary.iou_worst": 0.8},
+            "binary's masks are not the scored ones: IoU 0.800 on average",
+        ),
+        ({"binary.iou_worst": 0.0}, "binary's masks are not the scored ones: IoU 0.990 on average, 0.000 at worst"),
+        ({"float32.iou_mean": 0.5}, "rounding changes masks: IoU 0.500 on average"),
+        ({"binary.iou_mean": None, "binary.iou_worst": None}, "nothing says that the binary gives the scored masks"),
+        ({"non_finite": 3.0}, "3 of its masks hold values that are no numbers"),
+        ({"miou": math.inf}, "its mIoU or the interval of it is missing or not finite"),
+        ({"miou_ci_low": None}, "its mIoU or the interval of it is missing or not finite"),
+        ({"latency_ms_estimated": math.inf}, "its latency is not finite"),
+    ],
+)
+def test_broken_runs_are_left_out_and_named_however_good_they_look(changes: dict[str, Any], reason: str) -> None:
+    rows = [row("a", 192, 4.5, 0.4), row("b", 320, 6.8, 0.5), row("best", 256, 1.0, 0.99) | changes]
+    found = comparable_points(pd.DataFrame(rows), FLOORS)
+    assert list(found.points["name"]) == ["a", "b"]
+    assert list(found.broken) == ["best"]
+    assert reason in found.broken["best"]
+    assert found.left_out == 0
+
+
+def test_without_a_binary_there_is_nothing_to_be_true_to() -> None:
+    """Where nothing can be compiled, the host runs the graph that is scored."""
+    nothing = dict.fromkeys(("binary.iou_mean", "binary.iou_worst", "float32.iou_mean", "float32.iou_worst"))
+    rows = [row("a", 192, None, 0.4, **nothing), row("b", 320, None, 0.5, **nothing)]
+    assert list(points_of(rows)["name"]) == ["a", "b"]
+
+
+def test_where_all_runs_are_broken_none_is_recommended() -> None:
+    broken = {"binary.iou_mean": 0.1, "binary.iou_worst": 0.0}
+    with pytest.raises(ValueError, match=r"got 2 experiments, all of them broken, wanted a sound one; a: the binary's"):
+        points_of([row("a", 192, 4.5, 0.4, **broken), row("b", 320, 6.8, 0.5, **broken)])
+
+
+def test_recommend_and_sweep_plot_name_what_they_leave_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By the floors of the project's own params."""
+    rows = pd.concat([ROWS, pd.DataFrame([row("fast", 128, 1.0, 0.9, **{"binary.iou_mean": 0.94})])], ignore_index=True)
+    for command in (recommend, sweep_plot):
+        monkeypatch.setattr(command, "read_experiments", lambda _: rows)
+    recommend.run(Namespace(latency=None, above_miou=0.4, under_ms=None))
+    sweep_plot.run(Namespace(prefix="", csv=tmp_path / "a.csv", svg=tmp_path / "a.svg", latency=None))
+    told = capsys.readouterr().out.splitlines()
+    named = [line for line in told if line.startswith("left out: fast: the binary's masks are not the scored ones")]
+    assert len(named) == 2
+    assert not any(line.startswith("* fast") for line in told)
+    assert "fast" not in (tmp_path / "a.csv").read_text()
 
 
 def test_recommend_tells_of_runs_by_another_clock(
@@ -276,8 +337,8 @@ def test_a_sweep_is_written_where_it_is_asked_for_and_never_over_the_readmes_fig
     monkeypatch.setattr(sweep_plot, "read_experiments", lambda _: pd.DataFrame(rows))
     parser = sweep_plot.argparse.ArgumentParser()
     sweep_plot.add_arguments(parser)
-    assert (ROOT / "docs") not in parser.parse_args([]).svg.parents
-    options = Namespace(prefix="s-", csv=tmp_path / "a.csv", svg=tmp_path / "a.svg")
+    assert parser.parse_args([]).svg is None
+    options = Namespace(prefix="s-", csv=tmp_path / "a.csv", svg=tmp_path / "a.svg", latency=None)
     assert sweep_plot.run(options) == 0
     table = pd.read_csv(tmp_path / "a.csv")
     assert tuple(table) == POINT

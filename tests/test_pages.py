@@ -10,7 +10,7 @@ import pytest
 from browser import Browser, opened_browser
 from graphs import write_bright_graph
 from PIL import Image
-from test_report import LATENCY
+from test_report import FIDELITY, LATENCY
 from test_report_gallery import tiles
 
 from promptseg.demo.server import DemoServer
@@ -43,7 +43,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         Chart("training", "Training", draw_curves(losses, "step", [["loss"]])),
     ]
     origin = {"res": 320, "sha256": {"samples": "0123456789abcdef" * 4}}
-    page = render_report(Report("test", Scores(summary, groups, pd.DataFrame()), LATENCY, {}, charts, tiles(), origin))
+    page = render_report(
+        Report("test", Scores(summary, groups, pd.DataFrame()), LATENCY, FIDELITY, charts, tiles(), origin)
+    )
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page, encoding="utf-8")
     return path.as_uri()

@@ -277,7 +277,7 @@ def test_only_metrics_and_plots_stay_out_of_the_cache(name: str) -> None:
 
 def test_plots_name_columns_that_exist() -> None:
     scores = {name: 0.5 for name in ("miou", "miou_small", "miou_medium", "miou_large")}
-    tradeoff = tuple(tradeoff_table(320, scores, {}))
+    tradeoff = tuple(tradeoff_table(320, scores, {}, {}))
     curve = {f"{PATHS['curve']}/{name}.tsv": ("step", name) for name in FIGURES}
     columns = {**curve, PATHS["ops"]: OP_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": POINT}
     for plot in RAW["plots"]:

@@ -30,7 +30,7 @@ from promptseg.report.page import (
     quality_figures,
     render_report,
 )
-from promptseg.scoring import score
+from promptseg.scoring import GRAPH, score
 from promptseg.training.curve import FIGURES
 
 LATENCY = {
@@ -53,9 +53,29 @@ SUMMARY = {
     "pictures": 3,
     "phrases_without_prediction": 0,
 }
+COMPARED = {
+    "runner": "HTP emulator",
+    "reference": "ONNX Runtime, CPU, fp16",
+    "samples": 8,
+    "empty_pairs": 0,
+    "iou_mean": 0.99865,
+    "iou_mean_low": 0.99729,
+    "iou_mean_high": 1.0,
+    "iou_worst": 0.943,
+    "worst_sample": "val-7",
+    "miou_change": -0.00115,
+    "miou_change_low": -0.0023,
+    "miou_change_high": 0.0,
+}
+FIDELITY = {
+    "binary": COMPARED,
+    "float32": {**COMPARED, "runner": "ONNX Runtime, CPU, fp16", "reference": "ONNX Runtime, CPU, fp32"},
+    "scored_by": "ONNX Runtime, CPU, fp16",
+    "non_finite": 0,
+}
 RECORDS = {
     "latency": LATENCY,
-    "fidelity": {},
+    "fidelity": FIDELITY,
     "provenance": {"res": 320, "checkpoint": {"model": "nano"}},
 }
 
@@ -76,10 +96,9 @@ def world(count=4):
 def report(**changes):
     scores, shown = world()
     curve = Chart("training", "Training", draw_curves(pd.DataFrame([{"step": 1, "loss": 2.0}]), "step", [["loss"]]))
-    fidelity = {"runner": "HTP emulator", "samples": 2, "mask_agreement": 0.97}
     origin = {"params": {"res": 512}, "note": HOSTILE}
     tiles = make_tiles(scores.rows, shown, each=1)
-    made = Report("shapes, nano", scores, LATENCY, fidelity, [curve], tiles, origin)
+    made = Report("shapes, nano", scores, LATENCY, FIDELITY, [curve], tiles, origin)
     return dataclasses.replace(made, **changes)
 
 
@@ -174,8 +193,10 @@ def test_the_panels_draw_columns_that_training_writes():
     assert {column for panel in CURVE_PANELS for column in panel} <= set(FIGURES)
 
 
-def test_page_and_sheet_show_what_they_were_given(curve):
+def test_page_and_sheet_show_what_they_were_given(curve, caplog):
+    caplog.set_level("INFO", "promptseg")
     page, sheet = build(curve)
+    assert "Binary's masks, IoU with the scored ones: 0.999; Latency on the NPU, estimated: 12.3 ms" in caplog.text
     for wanted in ("12.3 ms", "checkpoint.model", "nano", 'id="training"', 'id="operations"', 'id="groups"'):
         assert wanted in page
     image = Image.open(io.BytesIO(sheet))
@@ -202,17 +223,53 @@ def test_the_same_run_gives_the_same_bytes(curve):
     assert build(curve) == build(curve)
 
 
-def test_provenance_names_tools_and_leaves_out_what_is_not_known():
-    told = provenance({"res": 320}, {"device": "a", "job_id": None, "note": ""}, {"samples": "0" * 64})
+def test_provenance_shows_each_artefacts_own_record_and_leaves_out_what_is_not_known():
+    graph = dict.fromkeys(GRAPH, "x")
+    records = {
+        "checkpoint": {"model": "nano", "step": 150},
+        "export": {"res": 320, "nodes": 9},
+        "compiled": {**graph, "job_id": None, "note": ""},
+        "latency": {**graph, "latency_ms_estimated": 5.0},
+        "fidelity": {**graph, "predictions_sha256": "y", "binary": {}},
+    }
+    told = provenance({"res": 320}, records, {"samples": "0" * 64})
     assert set(told["tools"]) == set(TOOLS)
-    assert told["compiled"] == {"device": "a"}
+    assert told["compiled"] == told["latency"] == graph
+    assert told["fidelity"] == {**graph, "predictions_sha256": "y"}
+    assert (told["checkpoint"]["step"], told["export"]) == (150, {"res": 320})
     assert (told["res"], told["sha256"]) == (320, {"samples": "0" * 64})
 
 
 def test_the_headline_says_how_sure_it_is():
-    first = headline(SUMMARY, LATENCY)[0]
+    first = headline(SUMMARY, LATENCY, {})[0]
     assert (first.label, first.value) == ("mIoU", "0.612")
     assert first.note == "95 % interval 0.580 to 0.640; 2.9 times the best trivial baseline"
+
+
+def test_the_headline_says_whether_the_binary_gives_the_scored_masks():
+    figure = headline(SUMMARY, LATENCY, FIDELITY)[1]
+    assert (figure.label, figure.value) == ("Binary's masks, IoU with the scored ones", "0.999")
+    assert figure.note == (
+        "95 % interval 0.997 to 1.000; the worst 0.943 (val-7); mIoU changes by -0.001 (-0.002 to +0.000); "
+        "8 samples, HTP emulator beside ONNX Runtime, CPU, fp16"
+    )
+    page = render_report(report())
+    assert page.index("0.999") < page.index("By size and by kind")
+    assert "ONNX Runtime, CPU, fp32" in page
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "note"),
+    [
+        ({}, "no masks were compared"),
+        ({"binary": None}, "no masks were compared"),
+        ({"binary": {**COMPARED, "iou_mean": None, "iou_worst": None}}, "nothing but empty masks; mIoU changes by"),
+    ],
+)
+def test_masks_that_nobody_compared_are_not_said_to_agree(fidelity, note):
+    figure = headline(SUMMARY, LATENCY, fidelity)[1]
+    assert figure.value == "not measured"
+    assert figure.note.startswith(note)
 
 
 def test_precision_is_named_by_its_limit():
@@ -231,7 +288,7 @@ def test_phrases_that_were_not_run_are_counted():
 )
 def test_what_was_not_measured_says_so(latency):
     assert {figure.value for figure in deployment_figures(latency)} == {"not measured"}
-    assert headline(SUMMARY, latency)[1].note == "no simulation of the NPU was made"
+    assert headline(SUMMARY, latency, {})[2].note == "no simulation of the NPU was made"
 
 
 def test_zero_is_a_measurement():
@@ -242,10 +299,10 @@ def test_zero_is_a_measurement():
 
 
 def test_an_estimate_is_never_called_a_measurement():
-    estimated = headline(SUMMARY, LATENCY)[1]
+    estimated = headline(SUMMARY, LATENCY, {})[2]
     assert estimated.label == "Latency on the NPU, estimated"
     assert estimated.note.startswith("9.50 to 17 ms; an estimate for the NPU")
-    measured = headline(SUMMARY, {**LATENCY, "latency_ms_device": 20.0, "device": "a laptop"})[1]
+    measured = headline(SUMMARY, {**LATENCY, "latency_ms_device": 20.0, "device": "a laptop"}, {})[2]
     assert (measured.label, measured.value, measured.note) == ("Latency on the NPU, measured", "20.0 ms", "a laptop")
 
 
@@ -258,8 +315,8 @@ def test_a_device_is_asked_what_it_knows_and_a_simulator_what_it_knows():
     assert figures["Layers"] == "40 on the NPU; 2 on the CPU"
     assert "Spill" not in figures
     assert "Peak memory" not in {figure.label for figure in deployment_figures(LATENCY)}
-    assert headline(SUMMARY, measured)[1].note == "19.0 to 30.5 ms over 100 runs; a laptop"
+    assert headline(SUMMARY, measured, {})[2].note == "19.0 to 30.5 ms over 100 runs; a laptop"
 
 
 def test_latency_of_the_host_names_the_host():
-    assert headline(SUMMARY, LATENCY)[2].note == "120 to 151 ms; measured on A & B"
+    assert headline(SUMMARY, LATENCY, {})[3].note == "120 to 151 ms; measured on A & B"

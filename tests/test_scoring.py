@@ -8,7 +8,7 @@ import pytest
 from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.metrics import overlap
-from promptseg.scoring import score, tradeoff_table, write_table
+from promptseg.scoring import RECORDED, check_records, score, tradeoff_table, write_table
 
 HEIGHT, WIDTH = 300, 400
 
@@ -197,7 +197,9 @@ def summary_of_one():
 )
 def test_the_tradeoff_point_joins_score_and_latency_and_names_which(latency, cells, tmp_path):
     summary = summary_of_one()
-    write_table(tmp_path / "a.csv", tradeoff_table(512, summary, {**latency, "host": {"latency_ms_cpu": 80.25}}))
+    fidelity = {"binary": {"iou_mean": 0.99}}
+    table = tradeoff_table(512, summary, {**latency, "host": {"latency_ms_cpu": 80.25}}, fidelity)
+    write_table(tmp_path / "a.csv", table)
     header, line = (tmp_path / "a.csv").read_text().splitlines()
     assert header == "res,latency_ms,latency_source,latency_ms_cpu,miou,miou_small,miou_medium,miou_large"
     assert line.split(",")[:5] == ["512", *cells, "80.25", str(summary["miou"])]
@@ -205,5 +207,38 @@ def test_the_tradeoff_point_joins_score_and_latency_and_names_which(latency, cel
 
 @pytest.mark.parametrize("latency", [{}, {"host": None, "latency_ms_estimated": None}, {"host": {}}])
 def test_latency_that_was_not_measured_is_an_empty_cell(latency, tmp_path):
-    write_table(tmp_path / "a.csv", tradeoff_table(512, summary_of_one(), latency))
+    write_table(tmp_path / "a.csv", tradeoff_table(512, summary_of_one(), latency, {}))
     assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("512,,,,1.0,")
+
+
+@pytest.mark.parametrize("fidelity", [{}, {"binary": None}, {"binary": {"iou_mean": None}}])
+def test_a_latency_whose_masks_nobody_compared_is_a_kind_of_its_own(fidelity):
+    """`dvc plots` draws a panel for each kind."""
+    for latency, source in (({"latency_ms_estimated": 1.0}, "estimated"), ({"latency_ms_device": 1.0}, "device")):
+        table = tradeoff_table(512, summary_of_one(), latency, fidelity)
+        assert table["latency_source"][0] == f"{source}, masks not compared"
+    assert (
+        tradeoff_table(512, summary_of_one(), {"host": {"latency_ms_cpu": 1.0}}, fidelity)["latency_source"][0] == "cpu"
+    )
+
+
+FILED_UNDER = {"model": "nano", "res": 320, "device": "X", "precision": "fp16", "graph_sha256": "a"}
+FILED_UNDER |= {"predictions_sha256": "b"}
+
+
+@pytest.mark.parametrize("artefact", RECORDED)
+def test_records_are_held_to_what_they_are_filed_under(artefact):
+    records = {each: {**FILED_UNDER, "more": 1} for each in RECORDED}
+    check_records(FILED_UNDER, records)
+    for name in RECORDED[artefact]:
+        for wrong in ({name: 152}, {name: None}):
+            with pytest.raises(ValueError, match=f"^{artefact}: got {name} {wrong[name]}, wanted .*; run `dvc repro`$"):
+                check_records(FILED_UNDER, {**records, artefact: {**FILED_UNDER, **wrong}})
+
+
+def test_every_record_that_differs_is_named_at_once():
+    records = {each: {"res": 152} for each in RECORDED}
+    with pytest.raises(ValueError, match="run `dvc repro`") as caught:
+        check_records(FILED_UNDER, records)
+    assert str(caught.value).count("got res 152, wanted 320") == 4
+    assert "fidelity: got graph_sha256 None, wanted 'a'" in str(caught.value)

@@ -33,6 +33,16 @@ DECIMALS = 5
 BASELINES = tuple(field.name for field in fields(BaselineIous))
 GROUPS = ("all", *SIZE_CLASSES, *PHRASE_KINDS)
 
+# Artefact -> what its own record must say of it, for its figures to be filed under these params.
+GRAPH = ("model", "res", "device", "precision", "graph_sha256")
+RECORDED = {
+    "checkpoint": ("model",),
+    "export": ("res",),
+    "compiled": GRAPH,
+    "latency": GRAPH,
+    "fidelity": (*GRAPH, "predictions_sha256"),
+}
+
 DEVICE, ESTIMATED, CPU = "device", "estimated", "cpu"
 # kind of latency -> its name in a flat latency.json; the first that a run has is the one it is known by
 NAMES = {DEVICE: "latency_ms_device", ESTIMATED: "latency_ms_estimated", CPU: "host.latency_ms_cpu"}
@@ -92,13 +102,19 @@ def latency_known_by(latency: Mapping[str, Any]) -> tuple[str | None, float | No
     return None, None
 
 
-def tradeoff_table(res: int, summary: Mapping[str, Any], latency: Mapping[str, Any]) -> pd.DataFrame:
-    """Return one point of latency against mIoU, a table of one line, from the contents of score.json and latency.json.
+def tradeoff_table(
+    res: int, summary: Mapping[str, Any], latency: Mapping[str, Any], fidelity: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return one point of latency against mIoU, a table of one line, from the contents of the metrics files.
 
     `dvc plots diff` lays it over those of other experiments. `latency_source` says which latency `latency_ms` is, one
-    of NAMES: points of different sources are not to be compared. What `latency` lacks is None, an empty cell.
+    of NAMES: points of different sources are not to be compared, and neither is a latency on the NPU where no masks of
+    the binary were compared with the scored ones, which is a source of its own. What `latency` lacks is None, an empty
+    cell.
     """
     source, latency_ms = latency_known_by(latency)
+    if source in (DEVICE, ESTIMATED) and (fidelity.get("binary") or {}).get("iou_mean") is None:
+        source = f"{source}, masks not compared"
     point = {
         "res": res,
         "latency_ms": latency_ms,
@@ -107,6 +123,22 @@ def tradeoff_table(res: int, summary: Mapping[str, Any], latency: Mapping[str, A
         **{name: summary[name] for name in ("miou", "miou_small", "miou_medium", "miou_large")},
     }
     return pd.DataFrame([point])
+
+
+def check_records(filed_under: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hold what artefacts say of themselves, see RECORDED, against what they are about to be filed under.
+
+    `filed_under` has every name of RECORDED; `records`: what an artefact is called there -> its record. Raises
+    ValueError that lists every record that differs or says nothing, with what it got and what it wants.
+    """
+    mistakes = [
+        f"{artefact}: got {name} {records[artefact].get(name)!r}, wanted {filed_under[name]!r}"
+        for artefact, names in RECORDED.items()
+        for name in names
+        if records[artefact].get(name) != filed_under[name]
+    ]
+    if mistakes:
+        raise ValueError(f"{'; '.join(mistakes)}: made with other settings than it is filed under; run `dvc repro`")
 
 
 def _predicted(samples: Sequence[Sample], predictions: Mapping[str, Rle]) -> list[Sample]:

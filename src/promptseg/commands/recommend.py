@@ -1,6 +1,7 @@
 """recommend: of the experiments that DVC has recorded, those that none beats, and the one to take."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -8,12 +9,15 @@ import pandas as pd
 from promptseg.commands.console import say
 from promptseg.commands.project import project_root
 from promptseg.experiments.records import (
+    Comparable,
+    Floors,
     best_under,
     comparable_points,
     fastest_above,
     pareto_front,
     read_experiments,
 )
+from promptseg.params import read_params
 from promptseg.scoring import NAMES
 
 
@@ -28,19 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, the front marked, and what was asked for."""
-    rows = read_experiments(project_root())
-    found = comparable_points(rows, options.latency)
+    root = project_root()
+    found = compare(root, read_experiments(root), options.latency)
     same = {name: f"{value:g}" if isinstance(value, float) else value for name, value in found.same.items()}
     say(", ".join(f"{name} {value}" for name, value in same.items()))
     for line in table(found.points):
         say(line)
     say("* no other is both faster and better")
-    for name, reason in found.broken.items():
-        say(f"left out, broken: {name}: {reason}")
-    for kind, count in found.other_kinds.items():
-        say(f"{count} more have only the latency `{kind}`, which is not compared with this one: --latency {kind}")
-    if found.left_out:
-        say(f"{found.left_out} more were asked other questions, or have no figures (yet)")
+    say_what_is_left_out(found)
     if options.above_miou is not None:
         point = fastest_above(found.points, options.above_miou)
         sure = "its interval lies above, too" if point.miou_low >= options.above_miou else "its interval reaches below"
@@ -53,6 +52,22 @@ def run(options: argparse.Namespace) -> int:
         say(f"best of {options.under_ms:g} ms or less: {_spell(point)}; {sure}")
         _say_how_to_take(point)
     return 0
+
+
+def compare(root: Path, rows: pd.DataFrame, latency: str | None = None) -> Comparable:
+    """Compare experiments of the project at `root`, whose params say which of them are too broken for that."""
+    hub = read_params(root).hub
+    return comparable_points(rows, Floors(hub.min_fidelity_mean, hub.min_fidelity_worst), latency)
+
+
+def say_what_is_left_out(found: Comparable) -> None:
+    """Name broken experiments with the reason, and count those that cannot be compared with the others."""
+    for name, reason in found.broken.items():
+        say(f"left out: {name}: {reason}")
+    for kind, count in found.other_kinds.items():
+        say(f"{count} more have only the latency `{kind}`, which is not compared with this one: --latency {kind}")
+    if found.left_out:
+        say(f"{found.left_out} more were asked other questions, or have no figures (yet)")
 
 
 def table(points: pd.DataFrame) -> list[str]:

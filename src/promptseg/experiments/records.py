@@ -21,7 +21,17 @@ POINT = (
 # Points are comparable when all of these are equal: the same questions, asked of the same kind of machine.
 SAME = ("data", "hub.split", "phrases", "hub.device")
 ENDS = ("", "_low", "_high")
+QUALITY = ("miou", "miou_ci_low", "miou_ci_high")
+FIDELITY = ("non_finite", *(f"{part}.{iou}" for part in ("binary", "float32") for iou in ("iou_mean", "iou_worst")))
 EMPTY = ("", "None", "-", "!")  # how DVC writes a cell without a value
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Params `hub.min_fidelity_*`: IoU between a binary's masks and the scored ones below which a run is broken."""
+
+    mean: float
+    worst: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ def read_experiments(root: Path) -> pd.DataFrame:
         raise ValueError(f"{root}: DVC cannot list experiments: {' '.join(str(error).split())}") from error
 
 
-def comparable_points(rows: pd.DataFrame, source: str | None = None) -> Comparable:
+def comparable_points(rows: pd.DataFrame, floors: Floors, source: str | None = None) -> Comparable:
     """Return the points of the largest group of experiments that can be compared with each other.
 
     `source` is a kind of latency, or None: the NPU's that most of them have, a device's clock where as many have an
@@ -66,7 +76,7 @@ def comparable_points(rows: pd.DataFrame, source: str | None = None) -> Comparab
     scored = figures[figures["miou"].notna()]
     if scored.empty:
         raise ValueError("got no experiment with metrics, wanted at least one; run `dvc repro`, or `dvc queue start`")
-    reasons = scored.apply(_why_broken, axis=1)
+    reasons = scored.apply(_why_broken, axis=1, args=(floors,))
     sound = scored[reasons == ""]
     broken = {name: reason for name, reason in zip(scored["name"], reasons, strict=True) if reason}
     if sound.empty:
@@ -132,7 +142,7 @@ def _first(points: pd.DataFrame) -> Any:
 def _figures(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what is compared of each row; a latency is NaN where the row has none of that name."""
     experiment = _column(rows, "Experiment")
-    names = ("miou", "miou_ci_low", "miou_ci_high", *(name + end for name in NAMES.values() for end in ENDS))
+    names = (*QUALITY, *FIDELITY, *(name + end for name in NAMES.values() for end in ENDS))
     return pd.DataFrame(
         {
             "name": experiment.fillna(_column(rows, "rev")).astype(str),
@@ -144,13 +154,26 @@ def _figures(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _why_broken(row: Any) -> str:
-    """Say why a scored run cannot be trusted; nothing where it can."""
-    quality = row[["miou", "miou_ci_low", "miou_ci_high"]]
-    if not np.isfinite(quality.astype(float)).all():
-        return "its mIoU has no finite value or no interval"
+def _why_broken(row: Any, floors: Floors) -> str:
+    """Say why a scored run cannot be trusted; nothing where it can.
+
+    Without a latency on the NPU there is no binary to hold anything to: the host ran the scored graph itself.
+    """
+    if not np.isfinite(row[list(QUALITY)].astype(float)).all():
+        return "its mIoU or the interval of it is missing or not finite"
+    if row["non_finite"] > 0:
+        return f"{row['non_finite']:.0f} of its masks hold values that are no numbers"
     on_npu = row[[NAMES[DEVICE], NAMES[ESTIMATED]]].astype(float)
-    return "its latency is not finite" if np.isinf(on_npu).any() else ""
+    if np.isinf(on_npu).any():
+        return "its latency is not finite"
+    mean, worst = row[["binary.iou_mean", "binary.iou_worst"]]
+    if on_npu.notna().any() and not np.isfinite([mean, worst]).all():
+        return "nothing says that the binary gives the scored masks (no IoU between them was recorded)"
+    for part, what in (("binary", "the binary's masks are not the scored ones"), ("float32", "rounding changes masks")):
+        mean, worst = row[[f"{part}.iou_mean", f"{part}.iou_worst"]]
+        if mean < floors.mean or worst < floors.worst:
+            return f"{what}: IoU {mean:.3f} on average, {worst:.3f} at worst"
+    return ""
 
 
 def _points(figures: pd.DataFrame, source: str) -> pd.DataFrame:

@@ -105,7 +105,7 @@ def _bars(bars: Sequence[Bar], axis: str) -> Figure:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) and abs(value) >= 2 else f"{value:.3g}"
+    return f"{value:,.0f}" if value == round(value) and abs(value) >= 2 else f"{value:#.3g}".rstrip(".")
 
 
 def to_svg(figure: Figure) -> str:

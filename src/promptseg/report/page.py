@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,8 +22,9 @@ from promptseg.report.charts import (
     read_curve,
 )
 from promptseg.report.gallery import Shown, Tile, draw_examples, gallery_sheet, make_tiles, pick
-from promptseg.scoring import Scores
+from promptseg.scoring import RECORDED, Scores
 
+_LOG = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 TEMPLATE, SCRIPT = "page.html.j2", "page.js"
 COMMIT = "<!-- the git commit -->"  # `python -m promptseg report` puts it in: a stage knows none
@@ -69,7 +71,7 @@ class Report:
 def build_report(
     scores: Scores, shown: Shown, records: Mapping[str, Mapping[str, Any]], curve: Path, ops: Path, each: int, seed: int
 ) -> tuple[Report, bytes]:
-    """Return what the page shows, for `render_report`, and the gallery as JPEG.
+    """Return what the page shows, for `render_report`, and the gallery as JPEG; its headline goes to the log.
 
     `records` holds the contents of latency.json and fidelity.json under these names, and under "provenance" what is
     listed on the page; `curve` and `ops` are the tables of the training and of the graph's operations. `each` best,
@@ -84,6 +86,8 @@ def build_report(
         tiles=make_tiles(scores.rows, shown, each),
         provenance=records["provenance"],
     )
+    figures = headline(scores.summary, records["latency"], records["fidelity"])
+    _LOG.info("%s", "; ".join(f"{figure.label}: {figure.value}" for figure in figures))
     return page, gallery_sheet(list(draw_examples(pick(scores.rows, each), shown)))
 
 
@@ -104,15 +108,22 @@ def _charts(scores: Scores, records: Mapping[str, Mapping[str, Any]], curve: Pat
     return charts
 
 
-def provenance(choices: Mapping[str, Any], manifest: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a page lists of its origin, nested: params, the compiled graph's manifest, hashes, tools.
+def provenance(
+    choices: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a page lists of its origin, nested: params, what each artefact says of itself, hashes, tools.
 
-    All of it follows from what the stage depends on. The git commit does not, and is not here: the same inputs would
-    give another page after each commit. `python -m promptseg report` adds it.
+    `records`: those of `scoring.RECORDED`; checkpoint and compiled graph are listed whole. All of it follows from what
+    the stage depends on. The git commit does not, and is not here: the same inputs would give another page after each
+    commit. `python -m promptseg report` adds it.
     """
+    compiled = {name: value for name, value in records["compiled"].items() if value not in (None, "")}
+    measured = {artefact: records[artefact] for artefact in ("export", "latency", "fidelity")}
     return {
         **choices,
-        "compiled": {name: value for name, value in manifest.items() if value not in (None, "")},
+        "checkpoint": records["checkpoint"],
+        "compiled": compiled,
+        **{artefact: {name: record[name] for name in RECORDED[artefact]} for artefact, record in measured.items()},
         "sha256": dict(hashes),
         "tools": {name: version(name) for name in TOOLS},
     }
@@ -131,11 +142,11 @@ def render_report(report: Report) -> str:
         title=report.title,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        headline=headline(report.scores.summary, report.latency),
+        headline=headline(report.scores.summary, report.latency, report.fidelity),
         quality=quality_figures(report.scores.summary),
+        fidelity=fidelity_figures(report.fidelity),
         deployment=deployment_figures(report.latency),
         groups=report.scores.groups.dropna().reset_index().to_dict("records"),
-        fidelity=report.fidelity,
         charts={chart.name: _picture(chart) for chart in report.charts},
         tiles=[_tile(tile) for tile in report.tiles],
         provenance=flatten(report.provenance),
@@ -174,11 +185,12 @@ def _data_uri(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def headline(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> list[Figure]:
-    """Return the three figures to read first: quality, and latency on the NPU and on the host.
+def headline(summary: Mapping[str, Any], latency: Mapping[str, Any], fidelity: Mapping[str, Any]) -> list[Figure]:
+    """Return the figures to read first: quality, whether what is timed has it, and latency on the NPU and on the host.
 
-    `summary` and `latency` are the contents of score.json and latency.json, here and below; in `latency` each figure
-    may be null or missing. A latency on the NPU comes from a device's clock, or else is called an estimate.
+    `summary`, `latency` and `fidelity` are the contents of score.json, latency.json and fidelity.json, here and below;
+    in the latter two each figure may be null or missing. A latency on the NPU comes from a device's clock, or else is
+    called an estimate.
     """
     quality = (
         f"95 % interval {summary['miou_ci_low']:.3f} to {summary['miou_ci_high']:.3f}; "
@@ -190,7 +202,8 @@ def headline(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> list[Fig
     else:
         npu = Figure("Latency on the NPU, measured", _quantity(measured, "ms"), _device_note(latency))
     host = Figure("Latency on this host's CPU", _ms(_host(latency), "latency_ms_cpu"), _host_note(latency))
-    return [Figure("mIoU", f"{summary['miou']:.3f}", quality), npu, host]
+    binary = _comparison("Binary's masks, IoU with the scored ones", fidelity.get("binary"))
+    return [Figure("mIoU", f"{summary['miou']:.3f}", quality), binary, npu, host]
 
 
 def quality_figures(summary: Mapping[str, Any]) -> list[Figure]:
@@ -202,6 +215,32 @@ def quality_figures(summary: Mapping[str, Any]) -> list[Figure]:
         Figure("cIoU", f"{summary['ciou']:.3f}", "sum of intersections over sum of unions"),
         *(Figure(f"P@{limit}", f"{value:.3f}", f"IoU of 0.{limit} or more") for limit, value in limits),
     ]
+
+
+def fidelity_figures(fidelity: Mapping[str, Any]) -> list[Figure]:
+    """Return how far the masks that were scored are from the binary's and from those of float32, and whose they are."""
+    return [
+        Figure("Scored masks", fidelity.get("scored_by") or NOT_MEASURED, "what ran the graph, and in which precision"),
+        _comparison("The binary's masks beside them", fidelity.get("binary")),
+        _comparison("Those of this precision beside float32", fidelity.get("float32")),
+        Figure("Outputs that are no numbers", _quantity(fidelity.get("non_finite"), ""), "NaN or infinite"),
+    ]
+
+
+def _comparison(label: str, compared: Mapping[str, Any] | None) -> Figure:
+    """Say how alike two runners' masks of the same samples are; `compared` is a part of fidelity.json."""
+    if not compared:
+        return Figure(label, NOT_MEASURED, "no masks were compared")
+    where = f"{compared['samples']} samples, {compared['runner']} beside {compared['reference']}"
+    change = (
+        f"mIoU changes by {compared['miou_change']:+.3f} "
+        f"({compared['miou_change_low']:+.3f} to {compared['miou_change_high']:+.3f})"
+    )
+    if compared["iou_mean"] is None:
+        return Figure(label, NOT_MEASURED, f"nothing but empty masks; {change}; {where}")
+    interval = f"95 % interval {compared['iou_mean_low']:.3f} to {compared['iou_mean_high']:.3f}"
+    worst = f"the worst {compared['iou_worst']:.3f} ({compared['worst_sample']})"
+    return Figure(label, f"{compared['iou_mean']:.3f}", f"{interval}; {worst}; {change}; {where}")
 
 
 def deployment_figures(latency: Mapping[str, Any]) -> list[Figure]:
