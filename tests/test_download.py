@@ -19,9 +19,9 @@ import urllib3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.transfer import MADE_UP, made_up_blocks, serving_made_up
+from benchmarks.download import MADE_UP, made_up_blocks, serving_made_up
 from promptseg import download
-from promptseg.download import RefusedError, StoppedError, explain_connection_error, fetch_small, first_of
+from promptseg.download import RefusedError, Stop, StoppedError, explain_connection_error, fetch_small, first_of
 from promptseg.download import download as fetch
 from tests.fault_server import Fault, Files, serving
 from tests.imports import ROOT
@@ -50,7 +50,7 @@ def get(
     *,
     sha256: str | None = SHA256,
     size: int | None = len(CONTENT),
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> bytes:
     target = folder / "a.zip"
     got = fetch(files.address + NAME, target, sha256=sha256, expected_bytes=size, stop=stop)
@@ -143,7 +143,7 @@ def test_a_server_that_says_no_is_not_asked_again(files: Files, tmp_path: Path, 
     assert len(files.requests) == 1
 
 
-class Waits(threading.Event):
+class Waits(Stop):
     """Notes what it is asked to wait, and does not wait."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(
 
 def test_a_server_that_asks_for_too_much_time_is_given_up(files: Files, tmp_path: Path) -> None:
     files.always = Fault(status=429, headers={"Retry-After": "86400"})
-    with pytest.raises(ValueError, match=r"answers 429 .* and asks to wait 86,400 s; try later"):
+    with pytest.raises(ValueError, match=r"answers 429 .* try again later: in 86,400 s, it says"):
         get(files, tmp_path)
 
 
@@ -405,12 +405,33 @@ def test_a_disk_that_fills_keeps_what_came(files: Files, tmp_path: Path, monkeyp
     assert get(files, tmp_path) == CONTENT
 
 
-def test_once_stopped_it_ends_and_keeps_what_came(files: Files, tmp_path: Path) -> None:
-    stop = threading.Event()
+def test_once_stopped_nothing_is_taken(files: Files, tmp_path: Path) -> None:
+    stop = Stop()
     stop.set()
     with pytest.raises(StoppedError):
         get(files, tmp_path, stop=stop)
-    assert kept(tmp_path) > 0
+    assert kept(tmp_path) == 0
+
+
+@pytest.mark.parametrize("trickle_s", [0.01, 3600])
+def test_once_stopped_a_slow_or_silent_server_is_left_and_what_came_kept(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trickle_s: float
+) -> None:
+    monkeypatch.setattr(download, "SILENCE_S", 3600)
+    files.faults = [Fault(cut_at=HALF, trickle_s=trickle_s)]
+    stop, ended = Stop(), threading.Event()
+
+    def run() -> None:
+        with pytest.raises(StoppedError):
+            get(files, tmp_path, stop=stop)
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    while not (tmp_path / "a.zip.partial").exists() or kept(tmp_path) <= HALF:
+        time.sleep(0.01)
+    stop.set()
+    assert ended.wait(60)
+    assert HALF < kept(tmp_path) < len(CONTENT)
 
 
 def test_two_runs_at_once_fetch_it_once(files: Files, tmp_path: Path) -> None:
@@ -426,24 +447,24 @@ def test_two_runs_at_once_fetch_it_once(files: Files, tmp_path: Path) -> None:
 
 def test_a_small_file_is_retried_until_all_came() -> None:
     with serving(Files({"/a": b"abc"}, [Fault(cut_at=2), Fault(status=500), Fault(cut_at=0)])) as server:
-        assert fetch_small(server.address + "/a", threading.Event()) == b"abc"
+        assert fetch_small(server.address + "/a", Stop()) == b"abc"
         assert len(server.requests) == 4
 
 
 def test_a_small_file_that_is_not_there_is_told_from_the_rest() -> None:
     with serving(Files({})) as server, pytest.raises(RefusedError) as caught:
-        fetch_small(server.address + "/a", threading.Event())
+        fetch_small(server.address + "/a", Stop())
     assert caught.value.status == 404
 
 
 def test_a_large_file_is_no_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "SMALL_BYTES", 10)
     with serving(Files({"/a": b"x" * 11})) as server, pytest.raises(RefusedError, match="got more than 10 bytes"):
-        fetch_small(server.address + "/a", threading.Event())
+        fetch_small(server.address + "/a", Stop())
 
 
 def test_once_stopped_a_small_file_is_waited_for_no_longer() -> None:
-    stop = threading.Event()
+    stop = Stop()
     stop.set()
     with serving(Files({}, always=Fault(status=500))) as server, pytest.raises(StoppedError):
         fetch_small(server.address + "/a", stop)
@@ -529,7 +550,7 @@ def test_a_certificate_that_is_not_trusted_is_refused_at_once_and_can_be_trusted
 def refusal_of(address: str) -> str:
     """What a small file's refusal says."""
     with pytest.raises(RefusedError) as caught:
-        fetch_small(address, threading.Event())
+        fetch_small(address, Stop())
     return str(caught.value)
 
 

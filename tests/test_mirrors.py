@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from promptseg import download
-from promptseg.download import StoppedError
+from promptseg.download import Stop, StoppedError
 from promptseg.params import SinglePictures, Source
 from promptseg.sources.mirrors import Mirror, check_watched, obtain_all, obtain_pictures, resolve_folder, side_by_side
 from tests.fault_server import Fault, Files, serving
@@ -253,7 +253,7 @@ def test_a_failure_ends_the_others_and_they_keep_what_came(files: Files, tmp_pat
 
 
 def test_an_error_of_ours_is_raised_before_that_of_being_stopped() -> None:
-    stop = threading.Event()
+    stop = Stop()
 
     def stopped() -> None:
         assert stop.wait(30)
@@ -264,7 +264,7 @@ def test_an_error_of_ours_is_raised_before_that_of_being_stopped() -> None:
 
     with pytest.raises(OSError, match="full"):
         side_by_side([stopped, failing], stop, 2)
-    assert side_by_side([lambda: 1, lambda: 2], threading.Event(), 1) == [1, 2]
+    assert side_by_side([lambda: 1, lambda: 2], Stop(), 1) == [1, 2]
 
 
 def test_a_mirror_that_dvc_does_not_watch_is_refused(mirror: Path, tmp_path: Path) -> None:

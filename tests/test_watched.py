@@ -117,7 +117,7 @@ def artefacts(project: Path) -> list[Path]:
 
 def test_ctrl_c_ends_fetch_in_a_line_and_keeps_what_came(fetching: tuple[Path, Files]) -> None:
     project, files = fetching
-    files.faults = [Fault(status=404), Fault(cut_at=500, trickle_s=0.01)]  # the first asks for checksums
+    files.faults = [Fault(status=404), Fault(cut_at=500, trickle_s=3600)]  # the first asks for checksums
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DVC_ROOT")}
     with subprocess.Popen(
         stage_command(project, "fetch"), cwd=project, env=environment, stderr=subprocess.PIPE, text=True

@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -69,6 +69,32 @@ class StoppedError(Exception):
     """Another transfer failed, or the user interrupted: what has come is kept for the next run."""
 
 
+class Stop(threading.Event):
+    """Once set, transfers end with StoppedError; those that wait for a silent server, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reading: set[urllib3.BaseHTTPResponse] = set()
+
+    def set(self) -> None:
+        """End the transfers."""
+        super().set()
+        for response in tuple(self._reading):
+            with suppress(OSError, RuntimeError, ValueError):  # it ended meanwhile
+                response.shutdown()
+
+    @contextmanager
+    def reading(self, response: urllib3.BaseHTTPResponse) -> Iterator[None]:
+        """End the reading of `response` when set. Raises StoppedError when it is set already."""
+        self._reading.add(response)
+        try:
+            if self.is_set():
+                raise StoppedError
+            yield
+        finally:
+            self._reading.discard(response)
+
+
 class _BrokenOffError(Exception):
     """Not reached, broken off or put off: another try may go well, after `wait_s` seconds where the server says so."""
 
@@ -78,7 +104,7 @@ class _BrokenOffError(Exception):
 
 
 def download(
-    address: str, target: Path, *, sha256: str | None, expected_bytes: int | None, stop: threading.Event | None = None
+    address: str, target: Path, *, sha256: str | None, expected_bytes: int | None, stop: Stop | None = None
 ) -> str:
     """Make `target` the file at `address`, and return its sha256.
 
@@ -97,7 +123,7 @@ def download(
                 return present
             _log.warning("%s was damaged after it was fetched; fetching it again", target)
         with tqdm(unit="B", unit_scale=True, desc=target.name) as progress:
-            transfer = _Transfer(address, target, sha256, expected_bytes, stop or threading.Event(), progress)
+            transfer = _Transfer(address, target, sha256, expected_bytes, stop or Stop(), progress)
             transfer.fetch()
         got = transfer.digest.hexdigest()
         origin = {**transfer.origin, "sha256": got}
@@ -110,7 +136,7 @@ def download(
     return got
 
 
-def fetch_small(address: str, stop: threading.Event) -> bytes:
+def fetch_small(address: str, stop: Stop) -> bytes:
     """Return the bytes at `address`, at most SMALL_BYTES, retried like large ones.
 
     Raises RefusedError when it does not give them, StoppedError once `stop` is set.
@@ -118,7 +144,7 @@ def fetch_small(address: str, stop: threading.Event) -> bytes:
     retry = RETRY
     while True:
         try:
-            with _opened(address) as response:
+            with _opened(address, stop) as response:
                 content = bytearray()
                 for block in _blocks(address, response):
                     content += block
@@ -194,16 +220,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _wait(retry: Retry, error: _BrokenOffError, stop: threading.Event) -> Retry:
+def _wait(retry: Retry, error: _BrokenOffError, stop: Stop) -> Retry:
     """Wait before another try. Raises RefusedError when there shall be none, StoppedError when `stop` is set."""
     try:
         retry = retry.increment(error=error)
     except urllib3.exceptions.MaxRetryError as last:
         raise RefusedError(f"{error} ({TRIES} times in a row; `mirror` may name another place)") from last
     if error.wait_s is not None and error.wait_s > LONGEST_ASKED_S:
-        raise RefusedError(f"{error} and asks to wait {error.wait_s:,.0f} s; try later, or set `mirror`") from error
+        raise RefusedError(f"{error}: in {error.wait_s:,.0f} s, it says, or set `mirror`") from error
     wait_s = retry.get_backoff_time() if error.wait_s is None else error.wait_s
-    _log.warning("%s; trying again in %.0f s", error, wait_s)
+    _log.warning("%s (the next try is in %.0f s)", error, wait_s)
     if stop.wait(wait_s):
         raise StoppedError
     return retry
@@ -218,7 +244,7 @@ _own = _PerThread()
 
 
 @contextmanager
-def _opened(address: str, start: int = 0, validator: str | None = None) -> Iterator[requests.Response]:
+def _opened(address: str, stop: Stop, start: int = 0, validator: str | None = None) -> Iterator[requests.Response]:
     """Ask for `address` from byte `start` on, if its version is still `validator` (None: whatever its version).
 
     The answer may begin at 0 all the same (200), or say that nothing lies behind `start` (416). Proxies and
@@ -230,7 +256,8 @@ def _opened(address: str, start: int = 0, validator: str | None = None) -> Itera
     try:
         with _own.session.get(address, headers=headers, stream=True, timeout=(CONNECT_S, SILENCE_S)) as response:
             _check_answer(address, response, (200, 206, 416) if start else (200,))
-            yield response
+            with stop.reading(response.raw):
+                yield response
     except NAMES_NO_PLACE as error:
         raise RefusedError(
             f"{address}: not an address that can be read ({error}); check it, or set `mirror`"
@@ -250,7 +277,7 @@ def _check_answer(address: str, response: requests.Response, wanted: tuple[int, 
             wait_s = RETRY.get_retry_after(response.raw)
         except urllib3.exceptions.InvalidHeader:
             wait_s = None
-        raise _BrokenOffError(answers, wait_s)
+        raise _BrokenOffError(f"{answers}; try again later", wait_s)
     if status not in wanted:
         raise RefusedError(f"{answers}; check it, or set `mirror`", status)
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -282,7 +309,7 @@ class _Transfer:
         target: Path,
         sha256: str | None,
         expected_bytes: int | None,
-        stop: threading.Event,
+        stop: Stop,
         progress: tqdm,
     ) -> None:
         self.path = target.with_name(target.name + ".partial")
@@ -329,7 +356,7 @@ class _Transfer:
         have = self._size
         if have and have == self._expected_bytes:
             return False
-        with _opened(self._address, have, validator) as response:
+        with _opened(self._address, self._stop, have, validator) as response:
             stated = response.headers.get("Content-Range", "")
             if response.status_code == 416 and stated == f"bytes */{have}":
                 return False  # nothing lies behind what has come
@@ -394,8 +421,6 @@ class _Transfer:
                         self._count(rest[:written])
                         rest = rest[written:]
                     self._progress.update(len(block))
-                    if self._stop.is_set():
-                        raise StoppedError
                     if size is not None and self._size > size:
                         break
         except OSError as error:

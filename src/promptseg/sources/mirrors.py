@@ -9,7 +9,6 @@ import io
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from promptseg.datasets.archives import checked_member_name
 from promptseg.datasets.preprocess import DAMAGED_PICTURE
-from promptseg.download import RefusedError, StoppedError, check_room, download, fetch_small, first_of
+from promptseg.download import RefusedError, Stop, StoppedError, check_room, download, fetch_small, first_of
 from promptseg.files import locked, sha256_of, write_bytes
 from promptseg.params import SinglePictures, Source
 
@@ -43,11 +42,11 @@ def obtain_all(sources: Sequence[Source], mirror: Mirror, cache: Path) -> list[P
     from an address into `cache`, from a folder where it lies. The first failure ends the others, which keep what came.
     Raises ValueError when one is not there or not what its checksum says, OSError on a full disk.
     """
-    stop = threading.Event()
+    stop = Stop()
     return side_by_side([partial(obtain, source, mirror, cache, stop) for source in sources], stop, len(sources))
 
 
-def side_by_side(tasks: Sequence[Callable[[], _T]], stop: threading.Event, at_once: int) -> list[_T]:
+def side_by_side(tasks: Sequence[Callable[[], _T]], stop: Stop, at_once: int) -> list[_T]:
     """Return what `tasks` return, run in threads; once one fails or the user interrupts, `stop` is set for the rest.
 
     Raises the first failure that is not a StoppedError.
@@ -66,7 +65,7 @@ def side_by_side(tasks: Sequence[Callable[[], _T]], stop: threading.Event, at_on
     return [future.result() for future in futures]
 
 
-def obtain(source: Source, mirror: Mirror, cache: Path, stop: threading.Event) -> Path:
+def obtain(source: Source, mirror: Mirror, cache: Path, stop: Stop) -> Path:
     """Return the path of one archive; see `obtain_all`."""
     if mirror is None:
         if source.url is None:
@@ -88,7 +87,7 @@ def obtain_pictures(names: Iterable[str], config: SinglePictures, mirror: Mirror
     for place in tried:
         with suppress(ValueError):  # a mirror that is not here: said where a picture is looked for
             folders[place] = _pictures_folder(place, path, cache)
-    stop = threading.Event()
+    stop = Stop()
     with locked(cache / "pictures.lock", f"another run is fetching pictures of {config.path}; waiting for it"):
         missing = sum(not any((folder / name).is_file() for folder in folders.values()) for name in wanted)
         if missing:
@@ -159,7 +158,7 @@ def is_address(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
-def _from_place(source: Source, place: str, cache: Path, stop: threading.Event) -> Path:
+def _from_place(source: Source, place: str, cache: Path, stop: Stop) -> Path:
     if not is_address(place):
         return _in_folder(source, resolve_folder(place))
     base = place.rstrip("/")
@@ -169,9 +168,7 @@ def _from_place(source: Source, place: str, cache: Path, stop: threading.Event) 
     return _cached(f"{base}/{quote(source.path)}", source.path, sha256, expected_bytes, cache, stop)
 
 
-def _cached(
-    address: str, path: str, sha256: str | None, expected_bytes: int | None, cache: Path, stop: threading.Event
-) -> Path:
+def _cached(address: str, path: str, sha256: str | None, expected_bytes: int | None, cache: Path, stop: Stop) -> Path:
     key = sha256 or hashlib.sha256(address.encode()).hexdigest()
     target = cache / f"{key[:16]}-{PurePosixPath(path).name}"
     download(address, target, sha256=sha256, expected_bytes=expected_bytes, stop=stop)
@@ -195,7 +192,7 @@ def _in_folder(source: Source, folder: Path) -> Path:
     return path
 
 
-def _read_remote_sums(base: str, stop: threading.Event) -> str:
+def _read_remote_sums(base: str, stop: Stop) -> str:
     try:
         return fetch_small(f"{base}/{SUMS_FILE}", stop).decode("utf-8", errors="replace")
     except RefusedError as error:
@@ -221,7 +218,7 @@ def _pictures_folder(place: str, path: str, cache: Path) -> Path:
     return resolve_folder(place) / path
 
 
-def _picture(place: str, path: str, name: str, cache: Path, stop: threading.Event) -> Path:
+def _picture(place: str, path: str, name: str, cache: Path, stop: Stop) -> Path:
     """Return where a picture lies, after decoding it; what an address gave before is taken as it is."""
     target = _pictures_folder(place, path, cache) / name
     if not is_address(place):

@@ -1,6 +1,6 @@
 """Fetch a large made-up file over loopback, cut on the way, and say how fast and in how much memory.
 
-    python -m benchmarks.transfer --gigabytes 2
+    python -m benchmarks.download --gigabytes 2
 
 The bytes are made as they are sent; the server is a process of its own, so the memory is that of the fetching alone.
 """
