@@ -151,15 +151,6 @@ class MaskStore:
 
 
 @dataclass(frozen=True)
-class _Started:
-    """A chunk whose masks are stored (`job_id` None) or computed by a job; its tensors are released."""
-
-    name: str
-    job_id: str | None
-    chunk: Chunk
-
-
-@dataclass(frozen=True)
 class InferenceJobs:
     """The inference jobs of one compiled graph; `open_jobs` is called only if there is something to ask."""
 
@@ -176,20 +167,17 @@ class InferenceJobs:
         only one chunk's file is on the disk. A chunk's masks are stored before its first is yielded, so that a run that
         is killed goes on from there.
         """
-        started: deque[_Started] = deque()
+        started: deque[tuple[Chunk, str | None]] = deque()  # with the job's id; None: its masks are stored
         for chunk in chunks_of(inputs, chunk_mb, self.masks):
             while len(started) >= jobs_in_flight:
-                yield from self._collect(started.popleft())
-            started.append(self._start(chunk))
+                yield from self._collect(*started.popleft())
+            started.append((chunk, self._start(chunk) if chunk.samples else None))
             chunk.release()
         while started:
-            yield from self._collect(started.popleft())
+            yield from self._collect(*started.popleft())
 
-    def _start(self, chunk: Chunk) -> _Started:
-        name = self.work.infer_name(chunk.sha256)
-        if not chunk.samples:
-            return _Started(name, None, chunk)
-        jobs = self.open_jobs()
+    def _start(self, chunk: Chunk) -> str:
+        name, jobs = self.work.infer_name(chunk.sha256), self.open_jobs()
 
         def upload() -> tuple[str, float | None]:
             with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
@@ -205,12 +193,11 @@ class InferenceJobs:
             work = self.work
             return jobs.service.submit_run(self.compile_job_id, work.device, name, work.run_options, dataset_id)
 
-        return _Started(name, jobs.submit_once(name, prepare, submit), chunk)
+        return jobs.submit_once(name, prepare, submit)
 
-    def _collect(self, started: _Started) -> Iterator[HubOutput]:
-        name, job_id, chunk = started.name, started.job_id, started.chunk
+    def _collect(self, chunk: Chunk, job_id: str | None) -> Iterator[HubOutput]:
         if job_id is not None:
-            jobs = self.open_jobs()
+            name, jobs = self.work.infer_name(chunk.sha256), self.open_jobs()
             jobs.wait(name, job_id, f"inference on {len(chunk.digests)} samples", self.wait_s, chunk.sha256)
 
             def store() -> None:

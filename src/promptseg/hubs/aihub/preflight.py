@@ -125,12 +125,12 @@ def remembered_account(cache: Path) -> str | None:
 
 def check_target(service: Service, config: HubConfig) -> None:
     """Raise RefusedError if the service has no such device, it lacks what the precision needs, or no such tools."""
-    attributes = service.device_attributes(config.device)
-    if attributes is None:
-        names = service.devices()
-        near = difflib.get_close_matches(config.device, names, n=3, cutoff=0.5)
-        known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {len(names)} others"
+    devices = service.devices()
+    if config.device not in devices:
+        near = difflib.get_close_matches(config.device, devices, n=3, cutoff=0.5)
+        known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {len(devices)} others"
         raise RefusedError(f"hub.device: got {config.device!r}, wanted a device that AI Hub has; {known}")
+    attributes = devices[config.device]
     lacks = _lacking(attributes)
     if lacks:
         raise RefusedError(

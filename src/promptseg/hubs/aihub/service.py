@@ -174,16 +174,13 @@ class Service:
         self._email = str(user.email)
         return hashlib.sha256(f"{address}\n{user.id or user.email}".encode()).hexdigest()[:16], self._email
 
-    def device_attributes(self, device: str) -> set[str] | None:
-        """Return what the service says of a device, such as `hexagon:v73`; None if there is no such device."""
-        with self._asking("look for the device"):
-            found = self._client.get_devices(name=device)
-        return {attribute for one in found for attribute in one.attributes} if found else None
-
-    def devices(self) -> list[str]:
-        """Return the names of all devices."""
+    def devices(self) -> dict[str, set[str]]:
+        """Return all devices by name, each with what the service says of it, such as `hexagon:v73`."""
         with self._asking("list devices"):
-            return sorted({device.name for device in self._client.get_devices()})
+            devices: dict[str, set[str]] = {}
+            for device in self._client.get_devices():  # of several systems of one name, the latest runs the job
+                devices.setdefault(device.name, set()).update(device.attributes)
+            return devices
 
     def qairt_versions(self) -> list[str]:
         """Return the versions of Qualcomm's runtime that may be asked for; empty if the service names none."""
