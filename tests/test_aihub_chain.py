@@ -11,8 +11,8 @@ from promptseg.datasets.records import read_predictions
 from promptseg.hubs.base import CompiledGraph
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_bench import Bench
-from tests.aihub_bench.state import TOKEN
-from tests.projects import SMALL, STAGES, copy_run, dvc, edit_yaml, git, metric, run_command, stages_run
+from tests.aihub_bench.state import COLLEAGUES_TOKEN, TOKEN
+from tests.projects import SMALL, STAGES, copy_run, dvc, edit_yaml, git, metric, run_command, run_dvc, stages_run
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +132,25 @@ def test_a_dry_run_needs_no_token_and_asks_nobody(chain: tuple[Path, Bench], mon
     assert "3 jobs: 0 submitted before, 3 to submit; 0 samples have their masks stored here" in new
     assert "uploads 5 samples, 62.9 MB of tensors" in new
     assert bench.requests.total() == asked
+
+
+def test_another_account_gets_nothing_of_the_first_back_from_dvc(
+    chain: tuple[Path, Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC knows no account, and would take the first's compiled graph for everybody's: the manifest tells."""
+    project, bench = chain
+    first = set(bench.state.jobs)
+    ini = bench.write_configuration(tmp_path / "client.ini", COLLEAGUES_TOKEN)
+    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(ini))
+    refused = run_dvc(project, "repro", "--force", "--single-item", "hub-profile")
+    assert refused.returncode != 0
+    assert "got a graph that another account compiled" in refused.stderr
+    assert "`dvc repro --force --single-item hub-compile`" in refused.stderr
+    dvc(project, "repro", "--force", "--single-item", "hub-compile")
+    assert {"hub-profile", "hub-infer"} <= set(stages_run(project, "repro"))
+    creators = {bench.state.jobs[job_id].creator for job_id in bench.state.jobs.keys() - first}
+    assert creators == {"colleague@example.org"}
+    assert bench.state.names("profile")[0] == bench.state.names("profile")[1]
 
 
 def planned(project: Path) -> str:
