@@ -158,7 +158,7 @@ def test_sharing_that_does_not_take_is_an_error(bench: Bench, opened: Any, graph
 def test_a_compilation_by_another_backend_is_refused(opened: Any, graph: Path, tmp_path: Path) -> None:
     compiled = opened().compile(graph, tmp_path / "compiled")
     replace(compiled, backend="local").write(tmp_path / "compiled")
-    with pytest.raises(ValueError, match="compiled by the backend 'local', wanted 'aihub'"):
+    with pytest.raises(ValueError, match="compiled for the backend 'local', wanted 'aihub'"):
         opened().profile(graph, tmp_path / "compiled")
 
 

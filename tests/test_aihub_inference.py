@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 import pytest
 
-from promptseg.datasets.records import Rle, read_predictions
-from promptseg.hubs.aihub.inference import SAMPLE_BYTES, MaskStore, chunks_of, read_masks, samples_per_chunk
+from promptseg.datasets.records import read_predictions
+from promptseg.hubs.aihub.inference import SAMPLE_BYTES, MaskStore, chunks_of, read_outputs, samples_per_chunk
 from promptseg.hubs.aihub.journal import SampleHasher
 from promptseg.hubs.aihub.service import UnreachableError
-from promptseg.hubs.base import HubInput
+from promptseg.hubs.base import HubInput, HubOutput
 from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench
 from tests.aihub_driver import flat_pictures
@@ -113,8 +113,12 @@ def write_outputs(path: Path, masks: list[np.ndarray], name: str = "pred_mask") 
 
 
 def test_outputs_become_masks(tmp_path: Path) -> None:
-    outputs = [np.zeros((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)]
-    assert [mask.mean() for mask in read_masks(write_outputs(tmp_path / "o.h5", outputs), 2)] == [0.0, 1.0]
+    broken = np.ones((1024, 1024), np.float32)
+    broken[0, :3] = np.nan, np.inf, -np.inf
+    path = write_outputs(tmp_path / "o.h5", [np.zeros_like(broken), np.ones_like(broken), broken])
+    first, second, third = read_outputs(path, 3)
+    assert (first.pred_mask.mean(), second.pred_mask.mean()) == (0.0, 1.0)
+    assert (first.non_finite, second.non_finite, third.non_finite) == (0, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_outputs_that_are_not_the_contracts_are_refused(
     tmp_path: Path, masks: list[np.ndarray], name: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        list(read_masks(write_outputs(tmp_path / "o.h5", masks, name), 1))
+        list(read_outputs(write_outputs(tmp_path / "o.h5", masks, name), 1))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -139,16 +143,17 @@ def test_outputs_that_are_cut_short_are_told(tmp_path: Path, share: float) -> No
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(UnreachableError, match="cut short"):
-        list(read_masks(path, 1))
+        list(read_outputs(path, 1))
 
 
 def test_masks_are_kept_from_run_to_run_whole_or_not_at_all(tmp_path: Path) -> None:
     mask = np.zeros((1024, 1024), bool)
     mask[5:9, 3:7] = True
-    MaskStore(tmp_path / "masks").add("chunk", [("a", Rle.from_mask(mask))])
+    output = HubOutput("as the job numbered it", mask, non_finite=2)
+    MaskStore(tmp_path / "masks").add("chunk", [("a", output)])
 
-    def broken() -> Iterator[tuple[str, Rle]]:
-        yield "b", Rle.from_mask(mask)
+    def broken() -> Iterator[tuple[str, HubOutput]]:
+        yield "b", output
         raise UnreachableError("cut short")
 
     with pytest.raises(UnreachableError):
@@ -156,7 +161,9 @@ def test_masks_are_kept_from_run_to_run_whole_or_not_at_all(tmp_path: Path) -> N
     store = MaskStore(tmp_path / "masks")
     assert "a" in store
     assert "b" not in store
-    assert (store["a"].to_mask() == mask).all()
+    stored = store.output("s7", "a")
+    assert (stored.sample_id, stored.non_finite) == ("s7", 2)
+    assert (stored.pred_mask == mask).all()
 
 
 def driver(*arguments: object) -> list[str]:

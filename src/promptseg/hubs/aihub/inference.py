@@ -12,7 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 
 from promptseg.datasets.records import Rle
 from promptseg.files import atomic_path
@@ -20,7 +19,7 @@ from promptseg.hubs.aihub.jobs import Jobs
 from promptseg.hubs.aihub.journal import SampleHasher, Work
 from promptseg.hubs.aihub.service import SAMPLES, UnreachableError
 from promptseg.hubs.base import HubInput, HubOutput
-from promptseg.hubs.contract import INPUTS, PRED_MASK, mask_of
+from promptseg.hubs.contract import INPUTS, PRED_MASK
 
 MB = 1_000_000
 SAMPLE_BYTES = sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in INPUTS)
@@ -95,8 +94,8 @@ def write_dataset(path: Path, samples: Iterable[HubInput]) -> None:
             store[f"data/{order}"].attrs.update({"order": order, "name": spec.name, "batch_count": count})
 
 
-def read_masks(path: Path, count: int) -> Iterator[NDArray[np.bool_]]:
-    """Yield the `count` decided masks, bool [CANVAS, CANVAS], of an inference's outputs, in the samples' order.
+def read_outputs(path: Path, count: int) -> Iterator[HubOutput]:
+    """Yield the `count` decided masks of an inference's outputs, in the samples' order, under their numbers.
 
     Raises UnreachableError when the file is cut short, ValueError when it holds something else than the contract says.
     """
@@ -113,40 +112,40 @@ def read_masks(path: Path, count: int) -> Iterator[NDArray[np.bool_]]:
         if got != count:
             raise ValueError(f"AI Hub: got outputs of {got} samples, wanted {count}")
         for number in range(count):
-            pred_mask = outputs[0][f"batch_{number}"][()]
-            PRED_MASK.check(pred_mask, f"AI Hub, output {number}")
-            yield mask_of(pred_mask)
+            yield HubOutput.decide(f"AI Hub, output {number}", outputs[0][f"batch_{number}"][()])
 
 
 class MaskStore:
-    """Masks that were paid for, run-length, one file per finished chunk below `folder`, whole or not there."""
+    """Masks that were paid for, by their samples' digests; one file per chunk below `folder`, whole or not there."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._masks: dict[str, Rle] = {}
+        self._masks: dict[str, tuple[Rle, int]] = {}  # with the count of values that were no numbers
         for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
             for line in path.read_text(encoding="utf-8").splitlines():
                 entry = json.loads(line)
-                self._masks[entry["sample"]] = Rle(**entry["mask"])
+                self._masks[entry["sample"]] = Rle(**entry["mask"]), entry["non_finite"]
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._masks
 
-    def __getitem__(self, digest: str) -> Rle:
-        return self._masks[digest]
+    def output(self, sample_id: str, digest: str) -> HubOutput:
+        """Return the stored mask of a sample. KeyError if there is none."""
+        mask, non_finite = self._masks[digest]
+        return HubOutput(sample_id, mask.to_mask(), non_finite)
 
-    def add(self, chunk_name: str, masks: Iterable[tuple[str, Rle]]) -> None:
-        """Store the masks of one chunk, (digest of the sample, mask), as they come; another process may do the same."""
-        new: dict[str, Rle] = {}
+    def add(self, chunk_name: str, outputs: Iterable[tuple[str, HubOutput]]) -> None:
+        """Store one chunk's outputs, each with its sample's digest, as they come; other processes may do the same."""
+        new: dict[str, tuple[Rle, int]] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
         with (
             FileLock(self._folder / "lock"),
             atomic_path(self._folder / f"{chunk_name}.jsonl") as temporary,
             temporary.open("w", encoding="utf-8") as file,
         ):
-            for digest, mask in masks:
-                new[digest] = mask
-                file.write(json.dumps({"sample": digest, "mask": asdict(mask)}) + "\n")
+            for digest, output in outputs:
+                mask, non_finite = new[digest] = Rle.from_mask(output.pred_mask), output.non_finite
+                file.write(json.dumps({"sample": digest, "mask": asdict(mask), "non_finite": non_finite}) + "\n")
         self._masks.update(new)
 
 
@@ -204,9 +203,9 @@ class InferenceJobs:
                 with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
                     path = Path(scratch) / f"job {job_id}.h5"  # errors name the file
                     jobs.service.download_outputs(job_id, path)
-                    masks = map(Rle.from_mask, read_masks(path, len(chunk.digests)))
-                    self.masks.add(name, zip(chunk.digests, masks, strict=True))
+                    outputs = read_outputs(path, len(chunk.digests))
+                    self.masks.add(name, zip(chunk.digests, outputs, strict=True))
 
             jobs.collect(name, job_id, store)
         for sample_id, digest in chunk.order:
-            yield HubOutput(sample_id, self.masks[digest].to_mask())
+            yield self.masks.output(sample_id, digest)
