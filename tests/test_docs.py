@@ -214,3 +214,55 @@ def test_the_own_data_example_works_and_dvc_notices_what_changes(project: Path) 
     done = run_dvc(project, "repro", "fetch")
     assert done.returncode != 0
     assert "phrases.jsonl:10: got text that is not JSON" in done.stderr
+
+
+NAMED = re.compile(
+    r"`([\w.*<>/-]+(?:/|\.(?:py|md|ya?ml|toml|txt|csv|json|jsonl|safetensors|onnx|html|js|svg|jpg|png)))`"
+)
+# What a reader or a run makes, or a mirror holds, by its name in docs.
+MADE = (".cache/", "data/", "models/", "metrics/", "predictions/", "coco/", "refer/", "lpcvc/", "mine/", "found/")
+MADE_FILES = {
+    "report.html",
+    "sweep.svg",
+    "configs/data/mine.yaml",
+    "weights/focal_t.pt",
+    "weights/nano-first.safetensors",
+}
+EXAMPLES = {"a.png", "./a.png", "samples.jsonl", "objects.jsonl", "predictions.jsonl"}
+
+
+def named_paths(page: Path) -> list[str]:
+    """Paths between back-ticks, outside of blocks."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [name for name in NAMED.findall(text) if "<" not in name and "*" not in name]
+
+
+def test_every_path_that_a_page_names_is_there() -> None:
+    """Whole, or from some folder on, as in `export/rewrites/`; what runs and readers make is known by its folder."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {f"{parent}/" for name in tracked for parent in Path(name).parents if parent != Path()}
+    known = [*(name for name in tracked if (ROOT / name).exists()), *folders]
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in PAGES
+        for name in named_paths(page)
+        if not name.startswith(MADE) and name not in MADE_FILES | EXAMPLES
+        if not any(f"/{path}".endswith((f"/{name}", f"/{name}/")) for path in known)
+    ]
+    assert not missing
+
+
+def test_readmes_figures_are_those_of_the_recorded_run() -> None:
+    """The row of the default model, figure by figure."""
+    score, export, latency = (load_yaml(ROOT / f"metrics/{name}.json") for name in ("score", "export", "latency"))
+    (row,) = re.findall(r"^\| `nano`.*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    baseline = max(value for name, value in score.items() if name.startswith("baseline_"))
+    for figure in (
+        f"{export['parameters'] / 1e6:.1f} million",
+        f"{score['miou']:.3f} on",
+        f"{score['phrases']} phrases",
+        f"{score['miou_ci_low']:.3f} to {score['miou_ci_high']:.3f}",
+        f"has {baseline:.3f}",
+        f"{latency['latency_ms_estimated']:.1f} ms at {export['res']} px",
+    ):
+        assert figure in row, f"README.md: {figure}"
