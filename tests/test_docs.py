@@ -228,7 +228,7 @@ MADE_FILES = {
     "weights/focal_t.pt",
     "weights/nano-first.safetensors",
 }
-EXAMPLES = {"a.png", "./a.png", "samples.jsonl", "objects.jsonl", "predictions.jsonl"}
+EXAMPLES = {"a.png", "./a.png", "samples.jsonl", "objects.jsonl", "predictions.jsonl", "instances.json"}
 
 
 def named_paths(page: Path) -> list[str]:

@@ -120,10 +120,17 @@ def commands(project: Path) -> list[str]:
     return [stage["cmd"] for stage in load_yaml(project / "dvc.yaml")["stages"].values()]
 
 
+INTERRUPT_ITSELF = (
+    "import os, signal, stages; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "os.kill(os.getpid(), signal.SIGINT)"
+)
+
+
 def run_body(project: Path, body: str) -> subprocess.CompletedProcess[str]:
     """Run a stage with this body as export, in a process of its own: `graph` is where its file goes."""
     code = (
         "import os, signal, sys; from pathlib import Path; import stages\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests run in the background\n"
         f"def stage(graph: Path) -> None:\n    {body}\n"
         "sys.argv = ['stages/export.py', '--graph', 'models/model.onnx']\n"
         "stages.run_stage(stage, None, 'graph')\n"
@@ -158,7 +165,7 @@ def test_ctrl_c_ends_a_stage_in_one_line_and_leaves_no_half_file(project: Path) 
 
 
 def test_ctrl_c_while_a_stage_still_imports_ends_in_one_line(project: Path) -> None:
-    done = run_command(project, "-c", "import os, signal, stages; os.kill(os.getpid(), signal.SIGINT)")
+    done = run_command(project, "-c", INTERRUPT_ITSELF)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
