@@ -6,7 +6,7 @@ they are checked here first.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from promptseg.datasets.records import Rle
 from promptseg.sources.checks import Mistakes, file_name, load_json, shown, whole_number
+from promptseg.sources.repack import Marked
 
 MIN_COORDINATES = 6  # three corners; what has fewer covers nothing
 
@@ -162,6 +163,28 @@ def _check_links(tables: CocoTables, image_ids: set[int], class_ids: set[int], m
                 tables.place("image", number),
                 f"file_name: got {image.file_name!r}, as of image {first[image.file_name]}; wanted one entry a picture",
             )
+
+
+def size_of(tables: CocoTables, image: CocoImage, mistakes: Mistakes) -> tuple[int, int] | None:
+    """Return (height, width) as the table has them, or None where it has none, which is noted."""
+    if image.height is None or image.width is None:
+        mistakes.add(
+            tables.place("image", image.image_id), "width, height: got none, wanted the picture's size in px; add it"
+        )
+        return None
+    return image.height, image.width
+
+
+def objects_of(tables: CocoTables, image: CocoImage) -> tuple[Marked, ...]:
+    """Return all that is annotated in a picture, by number."""
+    return tuple(
+        Marked(
+            one.annotation_id,
+            tables.place("annotation", one.annotation_id),
+            partial(segmentation_to_rle, one.segmentation),
+        )
+        for one in tables.annotations_of.get(image.image_id, [])
+    )
 
 
 def segmentation_to_rle(segmentation: Any, height: int, width: int) -> Rle:

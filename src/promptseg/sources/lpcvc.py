@@ -8,16 +8,15 @@ Pictures are sorted into train, val and test by a hash of their bytes, so that a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from promptseg.datasets.archives import open_archive
 from promptseg.params import LpcvcConfig
 from promptseg.sources.checks import Mistakes, checked_phrase
-from promptseg.sources.coco import CocoAnnotation, CocoTables, read_tables, segmentation_to_rle
+from promptseg.sources.coco import CocoAnnotation, CocoTables, objects_of, read_tables, size_of
 from promptseg.sources.mirrors import Mirror, is_address, obtain_all, places, resolve_folder
-from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Marked, Phrases, PictureStore, Rules
+from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Phrases, PictureStore, Rules
 
 ANNOTATIONS = "annotations/instances_default.json"
 PICTURES = "images/default/"
@@ -75,23 +74,11 @@ def _annotated(config: LpcvcConfig, tables: CocoTables, root: str, mistakes: Mis
     for number, image in tables.images.items():
         annotations = tables.annotations_of.get(number, [])
         phrases = tuple(said for one in annotations if (said := _phrases(one, tables, config, mistakes)).worded)
-        where = tables.place("image", number)
-        if not phrases:
-            continue
-        if image.height is None or image.width is None:
-            mistakes.add(where, "width, height: got none, wanted the picture's size in px")
-            continue
-        objects = tuple(
-            Marked(
-                one.annotation_id,
-                tables.place("annotation", one.annotation_id),
-                partial(segmentation_to_rle, one.segmentation),
-            )
-            for one in annotations
-        )
-        claimed = image.height, image.width
-        file_name = f"{root}{PICTURES}{image.file_name}"
-        annotated.append(Annotated(where, file_name, image.file_name, None, claimed, "either", objects, phrases))
+        claimed = size_of(tables, image, mistakes) if phrases else None
+        if claimed is not None:
+            where, file_name = tables.place("image", number), f"{root}{PICTURES}{image.file_name}"
+            objects = objects_of(tables, image)
+            annotated.append(Annotated(where, file_name, image.file_name, None, claimed, "either", objects, phrases))
     if not annotated and not mistakes.found:
         seen = sorted({name for one in tables.annotations.values() for name in one.attributes})
         mistakes.add(

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from promptseg.datasets.archives import open_archive, read_member
 from promptseg.datasets.records import SPLITS, Split
 from promptseg.params import ReferConfig
 from promptseg.sources.checks import Mistakes, checked_phrase, shown, whole_number
-from promptseg.sources.coco import CocoAnnotation, CocoImage, CocoTables, read_tables, segmentation_to_rle
+from promptseg.sources.coco import CocoAnnotation, CocoImage, CocoTables, objects_of, read_tables, size_of
 from promptseg.sources.mirrors import Mirror, obtain_all, obtain_pictures
-from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Marked, Phrases, PictureStore, Rules
+from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Phrases, PictureStore, Rules
 from promptseg.sources.restricted_pickle import load_plain_pickle
 
 FOLDER = "train2014"  # in COCO's archive
@@ -227,20 +226,10 @@ def _of_picture(
     split: Split, image: CocoImage, tables: CocoTables, phrases: list[Phrases], mistakes: Mistakes
 ) -> Iterator[Annotated]:
     """Yield a picture with all its annotations, which count stored pixels; none without a size, which is noted."""
-    where = tables.place("image", image.image_id)
-    if image.height is None or image.width is None:
-        mistakes.add(where, "width, height: got none, wanted the picture's size in px; fetch the archive again")
-        return
-    objects = tuple(
-        Marked(
-            one.annotation_id,
-            tables.place("annotation", one.annotation_id),
-            partial(segmentation_to_rle, one.segmentation),
-        )
-        for one in tables.annotations_of.get(image.image_id, [])
-    )
-    claimed = image.height, image.width
-    yield Annotated(where, image.file_name, image.file_name, split, claimed, "stored", objects, tuple(phrases))
+    claimed = size_of(tables, image, mistakes)
+    if claimed is not None:
+        where, objects = tables.place("image", image.image_id), objects_of(tables, image)
+        yield Annotated(where, image.file_name, image.file_name, split, claimed, "stored", objects, tuple(phrases))
 
 
 def class_prompts(
