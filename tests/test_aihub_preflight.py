@@ -1,11 +1,15 @@
 """What is refused before an upload: graphs here, then device, precision and version there."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
 from onnx import TensorProto, helper, numpy_helper
 
 from promptseg.hubs.aihub import jobs, service
@@ -13,8 +17,10 @@ from promptseg.hubs.aihub.preflight import SIGN_IN_WAITS_S, check_graph, check_s
 from promptseg.hubs.aihub.service import RefusedError, UnreachableError
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
 from tests.aihub_bench import Bench, Fault
+from tests.aihub_bench.state import DEVICES
 from tests.aihub_helpers import forget_sleep, give_up_early, hub_config, open_bench_hub
 from tests.graphs import write_bright_graph, write_refused_graph, write_textless_graph
+from tests.imports import ROOT
 
 pytest_plugins = ("tests.aihub_fixtures",)
 Node = onnx.NodeProto
@@ -194,3 +200,12 @@ def test_a_server_that_is_down_is_noticed_in_less_than_a_minute(
         with pytest.raises(UnreachableError, match=r"service is down.*Nothing was uploaded or submitted"):
             hub.compile(graph, tmp_path / "compiled")
     assert jobs.time.slept_s == sum(SIGN_IN_WAITS_S)
+
+
+def test_the_docs_quote_a_device_s_name_as_dvc_reads_it(tmp_path: Path) -> None:
+    docs = (ROOT / "docs" / "aihub.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`(dvc exp run -S 'hub\.device=.*?')`", docs)
+    *_, override = shlex.split(command)
+    (tmp_path / "params.yaml").write_text("hub:\n  device: another\n")
+    apply_overrides(str(tmp_path / "params.yaml"), [override])
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["hub"]["device"] in DEVICES

@@ -3,13 +3,12 @@
 import argparse
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from promptseg.commands.console import say
 from promptseg.commands.project import project_root
 from promptseg.files import sha256_of
-from promptseg.hubs.aihub.inference import MB, SAMPLE_BYTES, Chunk, MaskStore, chunks_of, write_dataset
+from promptseg.hubs.aihub.inference import MB, SAMPLE_BYTES, MaskStore, chunks_of, write_dataset
 from promptseg.hubs.aihub.journal import Journal, Work, folder_of
 from promptseg.hubs.aihub.preflight import check_graph, remembered_account
 from promptseg.hubs.aihub.service import public_address, read_configuration
@@ -32,22 +31,6 @@ def run(_: argparse.Namespace) -> int:
     for line in plan(config, root / ".cache", paths["graph"], inputs):
         say(line)
     return 0
-
-
-@dataclass
-class _Inference:
-    """Counts of jobs, and of samples by name; `upload_mb` is an estimate."""
-
-    stored_samples: int = 0
-    submitted: int = 0
-    new: int = 0
-    new_samples: int = 0
-    compressed: float = 0.0  # share of a sample's bytes that is left when compressed, of those measured
-    measured: int = 0
-
-    @property
-    def upload_mb(self) -> float:
-        return self.new_samples * SAMPLE_BYTES * self.compressed / MB
 
 
 def plan(config: HubConfig, cache: Path, graph: Path, inputs: Iterable[HubInput]) -> Iterator[str]:
@@ -73,41 +56,36 @@ def plan(config: HubConfig, cache: Path, graph: Path, inputs: Iterable[HubInput]
         yield f"          shared with {', '.join(config.aihub.share_with)}"
     yield f"profile   {work.profile_name(iterations)}{_known(journal, work.profile_name(iterations))}"
     yield f"          {work.profile_options(iterations)}"
-    runs = _inference(journal, MaskStore(folder / "masks" / work.compile_name), work, inputs, config.aihub.chunk_mb)
-    yield (
-        f"infer     {runs.submitted + runs.new} jobs: {runs.submitted} submitted before, {runs.new} to submit; "
-        f"{runs.stored_samples} samples have their masks stored here"
-    )
-    yield (
-        f"          uploads {runs.new_samples} samples, {runs.new_samples * SAMPLE_BYTES / MB:.1f} MB of tensors: "
-        f"about {runs.upload_mb:.1f} MB compressed (estimated from {runs.measured})"
-    )
-    yield f"in all    about {graph_mb + runs.upload_mb:.1f} MB to upload"
-
-
-def _inference(journal: Journal, masks: MaskStore, work: Work, inputs: Iterable[HubInput], chunk_mb: int) -> _Inference:
-    runs = _Inference()
+    masks, chunk_mb = MaskStore(folder / "masks" / work.compile_name), config.aihub.chunk_mb
+    stored, submitted, new, new_samples = 0, 0, 0, 0
+    compressed, measured = 0.0, 0  # share of its bytes that a sample has left when compressed, over so many of them
     for chunk in chunks_of(inputs, chunk_mb, masks):
-        runs.stored_samples += sum(digest in masks for _, digest in chunk.order)
-        if not chunk.samples:
-            continue
-        if journal.job(work.infer_name(chunk.sha256)).job_id is not None:
-            runs.submitted += 1
-        else:
-            runs.new += 1
-            runs.new_samples += len(chunk.samples)
-            if runs.measured == 0:
-                _measure(runs, chunk)
+        stored += sum(digest in masks for _, digest in chunk.order)
+        if chunk.samples and journal.job(work.infer_name(chunk.sha256)).job_id is not None:
+            submitted += 1
+        elif chunk.samples:
+            new, new_samples = new + 1, new_samples + len(chunk.samples)
+            if measured == 0:
+                measured = min(_MEASURED, len(chunk.samples))
+                compressed = _stored_bytes(chunk.samples[:measured]) / (measured * SAMPLE_BYTES)
         chunk.release()
-    return runs
+    tensors_mb = new_samples * SAMPLE_BYTES / MB
+    yield (
+        f"infer     {submitted + new} jobs: {submitted} submitted before, {new} to submit; "
+        f"{stored} samples have their masks stored here"
+    )
+    yield (
+        f"          uploads {new_samples} samples, {tensors_mb:.1f} MB of tensors: "
+        f"about {tensors_mb * compressed:.1f} MB compressed (estimated from {measured})"
+    )
+    yield f"in all    about {graph_mb + tensors_mb * compressed:.1f} MB to upload"
 
 
-def _measure(runs: _Inference, chunk: Chunk) -> None:
-    few = chunk.samples[:_MEASURED]
+def _stored_bytes(samples: list[HubInput]) -> int:
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         path = Path(scratch) / "samples.h5"
-        write_dataset(path, few)
-        runs.compressed, runs.measured = path.stat().st_size / (len(few) * SAMPLE_BYTES), len(few)
+        write_dataset(path, samples)
+        return path.stat().st_size
 
 
 def _known(journal: Journal, name: str) -> str:

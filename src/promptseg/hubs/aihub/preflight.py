@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -77,21 +78,16 @@ def _spell(node: onnx.NodeProto, name: str) -> str:
 
 def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
     """Turn constants that are no shapes into inputs of the same type: inference needs no values of them."""
-    kept = [tensor for tensor in model.graph.initializer if _elements(tensor) <= _SMALL]
+    kept = []
     for tensor in model.graph.initializer:
-        if _elements(tensor) > _SMALL:
+        if math.prod(tensor.dims) <= _SMALL:
+            kept.append(tensor)
+        else:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             model.graph.input.append(info)
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
-
-
-def _elements(tensor: TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
 
 
 def check_service(config: HubConfig, cache: Path | None = None) -> None:
