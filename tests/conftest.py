@@ -4,11 +4,14 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
 from tests.projects import FEW_SCENES, SMALL, copy_tracked, edit_yaml, git, stages_run
 
+hypothesis.settings.register_profile("any machine", deadline=None)  # no test may depend on how busy it is
+hypothesis.settings.load_profile("any machine")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: each worker has a core

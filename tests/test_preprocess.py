@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image
 
-from promptseg import preprocess
+from promptseg.datasets import preprocess
 from promptseg.datasets.preprocess import (
     CANVAS,
     Placement,
