@@ -1,4 +1,4 @@
-"""SAM's ViT and the pyramid against published numbers, and against a slow oracle, at sizes that nothing divides."""
+"""SAM's ViT and the pyramid against published numbers, and at sizes that nothing divides."""
 
 import json
 import math
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from networks import PAPER_RULE, drawn, micro_vit, random_phrases, random_pictures
-from torch import Tensor
 
 from benchmarks.recipe import made_up
 from promptseg.checkpoints.published_keys import key_table
@@ -16,7 +15,7 @@ from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
 from promptseg.hubs.base import HubInput
 from promptseg.networks.xdecoder.model import MEAN, STD, build_on_meta, vit_b
-from promptseg.networks.xdecoder.vit_backbone import VitAttention, VitBackbone, VitBlock, VitConfig, distances
+from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
 from promptseg.params import ExportConfig
 
 DATA = Path(__file__).parent / "data"
@@ -55,75 +54,6 @@ def backbone_of(config: VitConfig, seed: int = 0) -> VitBackbone:
         for parameter in backbone.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return backbone
-
-
-def attention_oracle(attention: VitAttention, x: Tensor, side: int) -> Tensor:
-    """Query after query and key after key, where `side` is what the tables were made for: (H, W, C) -> (H, W, C)."""
-    height, width, dim = x.shape
-    size = dim // attention.heads
-    qkv = attention.qkv(x).view(height, width, 3, attention.heads, size)
-    out = torch.zeros(height, width, attention.heads, size)
-    places = [(row, column) for row in range(height) for column in range(width)]
-    for head in range(attention.heads):
-        for row, column in places:
-            q = qkv[row, column, 0, head]
-            scores = [
-                q @ qkv[r, c, 1, head] / math.sqrt(size)
-                + q @ attention.relative_rows[row - r + side - 1]
-                + q @ attention.relative_columns[column - c + side - 1]
-                for r, c in places
-            ]
-            weights = torch.stack(scores).softmax(0)
-            out[row, column, head] = sum(w * qkv[r, c, 2, head] for w, (r, c) in zip(weights, places, strict=True))
-    return attention.proj(out.flatten(2))
-
-
-@torch.no_grad()
-def test_attention_is_that_of_an_oracle():
-    torch.manual_seed(1)
-    attention = VitAttention(8, 2, side=3)
-    for table in (attention.relative_rows, attention.relative_columns):
-        table.normal_()
-    x = torch.randn(1, 3, 3, 8)
-    torch.testing.assert_close(attention(x)[0], attention_oracle(attention, x[0], 3), **CLOSE)
-
-
-@pytest.mark.parametrize(("height", "width"), [(6, 6), (4, 7), (2, 2)])
-@torch.no_grad()
-def test_windows_are_looked_at_one_by_one(height, width):
-    """Windows begin at the left and top; what a map lacks to whole windows counts as zeros that are looked at."""
-    torch.manual_seed(2)
-    block = VitBlock(VitConfig(8, 1, 2, 3, (), 3, (8, 8, 8, 8)), window=3)
-    block.attention.relative_rows.normal_()
-    x = torch.randn(1, height, width, 8)
-    padded = torch.zeros(9, 9, 8)
-    padded[:height, :width] = x[0]
-    wanted = torch.zeros(9, 9, 8)
-    for top in (0, 3, 6):
-        for left in (0, 3, 6):
-            window = padded[None, top : top + 3, left : left + 3]
-            wanted[top : top + 3, left : left + 3] = block.attention(window)[0]
-    torch.testing.assert_close(block._in_windows(x)[0], wanted[:height, :width], **CLOSE)
-
-
-@pytest.mark.parametrize(("made_for", "side"), [(4, 4), (4, 7), (4, 2), (64, 32)])
-def test_distances_of_another_size_lie_between_the_learnt_ones(made_for, side):
-    table = torch.randn(2 * made_for - 1, 3, generator=torch.Generator().manual_seed(side))
-    got = distances(table, side)
-    centres = (np.arange(2 * side - 1) + 0.5) * len(table) / (2 * side - 1) - 0.5
-    between = np.stack([np.interp(centres, np.arange(len(table)), column) for column in table.T.numpy()], axis=1)
-    for query in range(side):
-        for key in range(side):
-            np.testing.assert_allclose(got[query, key].numpy(), between[query - key + side - 1], atol=1e-4)
-
-
-def test_positions_are_as_learnt_where_they_fit_and_keep_their_mean_elsewhere():
-    backbone = backbone_of(micro_vit(PAPER_RULE).backbone)
-    assert backbone._positions(4, 4) is backbone.positions
-    with torch.no_grad():
-        backbone.positions.fill_(0.5)
-    for height, width in ((7, 7), (3, 3), (5, 2)):
-        torch.testing.assert_close(backbone._positions(height, width), torch.full((1, height, width, 16), 0.5))
 
 
 @pytest.mark.parametrize("res", [64, 70, 96, 99, 100, 131])

@@ -65,13 +65,13 @@ _FOCAL_BLOCK: tuple[_Row, ...] = (
 _DOWNSAMPLE: tuple[_Row, ...] = (("proj", "conv", _BOTH), ("norm", "norm", _BOTH))
 _VIT_BLOCK: tuple[_Row, ...] = (
     ("norm1", "norm1", _BOTH),
-    ("attn.qkv", "attention.qkv", _BOTH),
-    ("attn.proj", "attention.proj", _BOTH),
-    ("attn.rel_pos_h", "attention.relative_rows", _ONE),
-    ("attn.rel_pos_w", "attention.relative_columns", _ONE),
+    ("attn.qkv", "attn.qkv", _BOTH),
+    ("attn.proj", "attn.proj", _BOTH),
+    ("attn.rel_pos_h", "attn.rel_pos_h", _ONE),
+    ("attn.rel_pos_w", "attn.rel_pos_w", _ONE),
     ("norm2", "norm2", _BOTH),
-    ("mlp.lin1", "mlp.0", _BOTH),
-    ("mlp.lin2", "mlp.2", _BOTH),
+    ("mlp.lin1", "mlp.fc1", _BOTH),
+    ("mlp.lin2", "mlp.fc2", _BOTH),
 )
 _VIT_PYRAMID: tuple[_Row, ...] = (
     *((f"down_4.{layer}", f"0.{layer}", _BOTH) for layer in (0, 1, 3, 4, 5, 6)),
@@ -155,9 +155,9 @@ def _change(published: str) -> Change:
 
 def _backbone(config: FocalConfig | VitConfig) -> Iterator[tuple[str, str]]:
     if isinstance(config, VitConfig):
-        yield from _under("backbone.", "backbone.", (("pos_embed", "positions", _ONE),))
-        yield from _under("backbone.", "backbone.", (("patch_embed.proj", "patch_embed", _BOTH),))
-        yield from _numbered("backbone.blocks", "backbone.blocks", config.depth, _VIT_BLOCK)
+        yield from _under("backbone.", "backbone.encoder.", (("pos_embed", "pos_embed", _ONE),))
+        yield from _under("backbone.", "backbone.encoder.", (("patch_embed.proj", "patch_embed.proj", _BOTH),))
+        yield from _numbered("backbone.blocks", "backbone.encoder.blocks", config.depth, _VIT_BLOCK)
         yield from _under("backbone.neck.", "backbone.pyramid.", _VIT_PYRAMID)
         return
     for stage, (depth, levels) in enumerate(zip(config.depths, config.focal_levels, strict=True)):

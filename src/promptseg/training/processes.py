@@ -23,9 +23,9 @@ from promptseg.networks.xdecoder.mask_decoder import DecoderLayer
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.networks.xdecoder.pixel_decoder import EncoderLayer
 from promptseg.networks.xdecoder.text_encoder import TextBlock
-from promptseg.networks.xdecoder.vit_backbone import VitBlock
+from promptseg.networks.xdecoder.vit_backbone import VitBackbone
 
-RECOMPUTED = (FocalBlock, VitBlock, TextBlock, EncoderLayer, DecoderLayer)
+RECOMPUTED = (FocalBlock, TextBlock, EncoderLayer, DecoderLayer)  # and the blocks of a ViT
 
 
 def make_accelerator() -> Accelerator:
@@ -37,11 +37,12 @@ def make_accelerator() -> Accelerator:
 def prepare_network(network: XDecoder, compiled: bool, checkpoint_activations: bool) -> None:
     """Change how the network computes, not what, in place; names of weights stay.
 
-    Blocks in RECOMPUTED hold no activations where `checkpoint_activations`; the parts with static shapes are compiled.
+    Blocks hold no activations where `checkpoint_activations`; the parts with static shapes are compiled.
     """
     if checkpoint_activations:
+        vit_blocks = network.backbone.encoder.blocks if isinstance(network.backbone, VitBackbone) else ()
         for module in network.modules():
-            if type(module) in RECOMPUTED:
+            if type(module) in RECOMPUTED or module in vit_blocks:
                 module.forward = partial(checkpoint, module.forward, use_reentrant=False)
     if compiled:
         for part in (network.backbone, network.pixel_decoder, network.text_encoder):
