@@ -9,8 +9,7 @@ Simulated: the same on every machine. One compilation, minutes for Focal-T.
 import argparse
 import csv
 import tempfile
-from collections import defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from benchmarks.graph import DEVICE, OPSET, TABLES
@@ -20,52 +19,39 @@ from promptseg.export.onnx_export import trace_graph
 from promptseg.hubs.local.hub import BINARY, PROFILE, TIMELINE, WRAPPER
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.session import Chip, CompileRequest
-from promptseg.hubs.local.trace import NodeTime, read_timeline
+from promptseg.hubs.local.trace import NodeTime, add_up, module_of, read_timeline
+
+THE_COMPILERS = "what the compiler adds"
 
 
-@dataclass(frozen=True)
-class Group:
-    """Part of a node's module path -> the group that a reader looks for."""
-
-    path: str
-    name: str
-
-
-GROUPS = (
-    Group("backbone.stages.0", "backbone, stage 1"),
-    Group("backbone.stages.1", "backbone, stage 2"),
-    Group("backbone.stages.2", "backbone, stage 3"),
-    Group("backbone.stages.3", "backbone, stage 4"),
-    Group("pixel_decoder.encoder", "encoder on the coarsest map"),
-    *(
-        Group(f"pixel_decoder.{part}.{index}", f"pyramid, {part} {index}")
-        for part in ("lateral", "output")
-        for index in range(4)
-    ),
-    *(
-        Group(f"pixel_decoder.output.slice(1, None, None).{index}", f"pyramid, output {index + 1}")  # of a sliced list
-        for index in range(3)
-    ),
-    Group("pixel_decoder", "pyramid, the rest"),
-    Group("level_features", "mask features"),
-    Group("text_encoder", "text"),
-    *(
-        Group(f"decoder.{part}.{index}/", f"decoder, layer {index + 1}")
-        for part in ("looks", "layers")
-        for index in range(9)
-    ),
-    *(
-        Group(f"decoder.{part}.{index}.", f"decoder, layer {index + 1}")
-        for part in ("looks", "layers")
-        for index in range(9)
-    ),
-    Group("decoder", "decoder, the rest"),
-    Group("best_mask", "the chosen mask"),
-    Group("to_canvas", "the chosen mask"),
-    Group("<input>", "input, output, the first resize"),
-    Group("<output>", "input, output, the first resize"),
-    Group("graph/", "input, output, the first resize"),
-)
+def group_of(node: str) -> str:
+    """Return the group that a reader looks for, of a node of the timeline by its module path."""
+    match module_of(node):
+        case ["backbone", "stages", index, *_]:
+            return f"backbone, stage {int(index) + 1}"
+        case ["backbone", *_]:
+            return "backbone, the rest"
+        case ["pixel_decoder", "encoder", *_]:
+            return "encoder on the coarsest map"
+        case ["pixel_decoder", "output", "slice(1, None, None)", index, *_]:  # the exporter's name of a sliced list
+            return f"pyramid, output {int(index) + 1}"
+        case ["pixel_decoder", "lateral" | "output" as part, index, *_]:
+            return f"pyramid, {part} {index}"
+        case ["pixel_decoder", *_]:
+            return "pyramid, the rest"
+        case ["text_encoder", *_]:
+            return "text"
+        case ["decoder", "level_features", *_]:
+            return "mask features"
+        case ["decoder" | "mask_decoder", "cross_attentions" | "layers", index, *_]:
+            return f"decoder, layer {int(index) + 1}"
+        case ["decoder" | "mask_decoder", *_]:
+            return "decoder, the rest"
+        case ["best_mask" | "to_canvas", *_]:
+            return "the chosen mask"
+        case ["<input>" | "<output>" | "graph", *_]:
+            return "input, output, the first resize"
+    return THE_COMPILERS
 
 
 def main() -> None:
@@ -92,18 +78,10 @@ def main() -> None:
     name = "-".join(
         ["timeline", arguments.model, str(arguments.res), arguments.graph, *(f"no-{r}" for r in arguments.without)]
     )
-    _report(_grouped(times), arguments.tables / f"{name}.csv")
+    groups = sorted(add_up(times, group_of).items(), key=lambda item: -item[1].elapsed_ms)
+    _report(dict(groups), arguments.tables / f"{name}.csv")
     for node, time in sorted(times.items(), key=lambda item: -item[1].elapsed_ms)[: arguments.nodes]:
         print(_line(node, time))
-
-
-def _grouped(times: dict[str, NodeTime]) -> dict[str, NodeTime]:
-    groups: dict[str, NodeTime] = defaultdict(NodeTime)
-    for node, time in times.items():
-        total = groups[next((group.name for group in GROUPS if group.path in node), "what the compiler adds")]
-        for field in fields(NodeTime):
-            setattr(total, field.name, getattr(total, field.name) + getattr(time, field.name))
-    return dict(sorted(groups.items(), key=lambda item: -item[1].elapsed_ms))
 
 
 def _report(groups: dict[str, NodeTime], table: Path) -> None:

@@ -15,7 +15,7 @@ from stages import ROOT, run_stage
 
 INPUTS = (
     *("predictions", "images", "samples", "objects", "compiled"),
-    *("latency", "export", "ops", "fidelity", "curve", "description"),
+    *("latency", "layers", "export", "ops", "fidelity", "curve", "description"),
 )
 OUTPUTS = ("score", "rows", "tradeoff", "gallery", "report")
 
@@ -35,9 +35,8 @@ def score_stage(**paths: Path) -> None:
     scores = score(samples, read_pictures(paths["objects"]), predictions, params.score.seed)
     records["provenance"] = provenance({"data": params.data, **filed_under}, records, hashes)
     shown = Shown(samples, predictions, PictureArchives(paths["images"]).read)
-    page, sheet = build_report(
-        scores, shown, records, paths["curve"], paths["ops"], params.score.gallery, params.score.seed
-    )
+    tables = {name: paths[name] for name in ("curve", "ops", "layers")}
+    page, sheet = build_report(scores, shown, records, tables, params.score.gallery, params.score.seed)
     write_json(paths["score"], scores.summary)
     write_table(paths["rows"], scores.rows)
     write_table(paths["tradeoff"], tradeoff_table(params.res, scores.summary, records["latency"], records["fidelity"]))

@@ -11,7 +11,7 @@ from qai_hub import public_api_pb2 as pb
 from promptseg.files import sha256_of
 from promptseg.hubs.aihub.hub import latency_of
 from promptseg.hubs.aihub.service import RefusedError
-from promptseg.hubs.base import CompiledGraph, LatencyProfile
+from promptseg.hubs.base import SLOWEST, CompiledGraph, LatencyProfile, Layer
 from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_helpers import DEVICE, ONE_SAMPLE_MB
@@ -67,7 +67,9 @@ def test_a_profile_is_measured_with_its_spread_and_its_slowest_layers(
     assert profile.peak_memory_mb == 160.0
     assert (profile.layers_npu, profile.layers_gpu, profile.layers_cpu) == (3, 0, 0)
     assert profile.placed_on_npu
-    assert profile.slowest_layers == "conv_0 (NPU) 0.9 ms; argmax_9 (NPU) 0.25 ms; softmax_7 (NPU) 0.1 ms"
+    assert profile.layers == [
+        Layer("conv_0", "NPU", ms=0.9), Layer("argmax_9", "NPU", ms=0.25), Layer("softmax_7", "NPU", ms=0.1)
+    ]  # fmt: skip
     assert profile.latency_ms_estimated is None
     job = next(job for job in bench.state.jobs.values() if job.kind == "profile")
     assert job.content.options == "--qairt_version 2.45 --max_profiler_iterations 7"
@@ -210,13 +212,13 @@ def test_layers_are_counted_by_where_they_ran(units: list[str], counts: tuple[in
 
 
 def test_the_slowest_layers_come_first_and_are_few() -> None:
-    layers = [layer(f"l{number}", "NPU", execution_time=number * 100) for number in range(9)]
-    assert latency(SUMMARY, layers).slowest_layers == (
-        "l8 (NPU) 0.8 ms; l7 (NPU) 0.7 ms; l6 (NPU) 0.6 ms; l5 (NPU) 0.5 ms; l4 (NPU) 0.4 ms"
-    )
+    layers = [layer(f"l{number}", "NPU", execution_time=number * 100) for number in range(2 * SLOWEST)]
+    slowest = latency(SUMMARY, layers).layers
+    assert len(slowest) == SLOWEST
+    assert slowest[:2] == [Layer(f"l{2 * SLOWEST - 1}", "NPU", ms=2.3), Layer(f"l{2 * SLOWEST - 2}", "NPU", ms=2.2)]
 
 
 def test_without_times_cycles_tell() -> None:
     layers = [layer("a", "NPU", execution_cycles=1500), layer("b", "CPU", execution_cycles=20_000), layer("c", "NPU")]
-    assert latency(SUMMARY, layers).slowest_layers == "b (CPU) 20,000 cycles; a (NPU) 1,500 cycles"
-    assert latency(SUMMARY, []).slowest_layers == ""
+    assert latency(SUMMARY, layers).layers == [Layer("b", "CPU", cycles=20_000), Layer("a", "NPU", cycles=1500)]
+    assert latency(SUMMARY, []).layers == []

@@ -13,7 +13,9 @@ from promptseg.hubs.base import (
     HubInput,
     HubOutput,
     LatencyProfile,
+    Layer,
     read_compiled,
+    write_layers,
 )
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 from tests.aihub_helpers import hub_config
@@ -133,3 +135,12 @@ def test_what_is_no_number_is_counted():
     pred_mask[0, :3] = np.nan, np.inf, 1.0
     output = HubOutput.decide("a", pred_mask)
     assert (output.non_finite, int(output.pred_mask.sum())) == (2, 2)
+
+
+def test_layers_are_a_table_of_their_own(tmp_path):
+    host = HostLatency(latency_ms_cpu=2.0, latency_ms_cpu_low=1.0, latency_ms_cpu_high=3.0, runs=3, threads=2, cpu="x")
+    layers = [Layer("conv, first", "NPU", ms=1.5), Layer("softmax", "CPU", cycles=12)]
+    profile = LatencyProfile(device="d", placed_on_npu=True, note="", layers=layers)
+    assert "layers" not in profile.to_json(COMPILED, host)
+    write_layers(tmp_path / "layers.csv", profile.layers)
+    assert (tmp_path / "layers.csv").read_text() == 'name,unit,ms,cycles\n"conv, first",NPU,1.5,\nsoftmax,CPU,,12\n'

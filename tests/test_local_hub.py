@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from graphs import RECORD, split_picture, write_bright_graph, write_refused_graph, write_textless_graph
 
-from promptseg.hubs.base import MANIFEST, CompiledGraph
+from promptseg.hubs.base import MANIFEST, SLOWEST, CompiledGraph
 from promptseg.hubs.host import masks_on_host
 from promptseg.hubs.local import hub, process, session, tensors
 from promptseg.hubs.local.hub import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
@@ -117,6 +117,8 @@ def test_a_real_compilation_is_profiled_and_emulated(graph, tmp_path):
     assert 0 < profile.latency_ms_simulated_low <= profile.latency_ms_simulated <= profile.latency_ms_simulated_high
     assert profile.latency_ms_estimated == pytest.approx(estimate_ms(profile.latency_ms_simulated), abs=1e-3)
     assert sum(profile.simulated_parts_ms.values()) == pytest.approx(profile.latency_ms_simulated, rel=0.02)
+    assert 0 < len(profile.layers) <= SLOWEST
+    assert sum(layer.ms for layer in profile.layers) <= profile.latency_ms_simulated * 1.02
     assert profile.ddr_read_mb > 1024 * 1024 * 3 * 4 / 1e6  # at least the float32 picture
     emulated = list(opened.run(graph, tmp_path / "compiled", SAMPLES))
     assert [output.sample_id for output in emulated] == ["a", "b"]

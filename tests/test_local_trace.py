@@ -5,9 +5,14 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
-from promptseg.hubs.local.trace import NodeTime, part_times_ms, read_timeline
+from benchmarks.timeline import THE_COMPILERS, group_of
+from promptseg.export.deployed_graph import DeployedGraph
+from promptseg.export.onnx_export import trace_graph
+from promptseg.hubs.local.trace import PARTS, NodeTime, add_up, part_of, part_times_ms, read_timeline
+from tests.networks import micro_network
 
 CONV, ADD, UNNAMED = 21, 22, 99
 MATRIX, VECTOR, MEMORY = 0, 1, 5
@@ -74,7 +79,7 @@ def test_times_are_added_up_by_part_of_the_network() -> None:
         "<input>": 0.25,
         "network.backbone.stages.0/Conv_1": 2.0,
         "network.backbone/Add_9": 0.5,
-        "decoder.looks.2/MatMul_7": 0.125,
+        "decoder.cross_attentions.2/MatMul_7": 0.125,
         "network.mask_decoder.layers.2/Add_8": 0.125,
         "decoders/Add": 4.0,
         "Transpose_token_3": 3.0,
@@ -83,3 +88,33 @@ def test_times_are_added_up_by_part_of_the_network() -> None:
     assert parts == {
         "picture": 1.25, "backbone": 2.5, "pixel_decoder": 0, "text_encoder": 0, "decoder": 0.25, "mask": 0, "other": 7,
     }  # fmt: skip
+
+
+def test_all_times_of_a_group_are_added_up() -> None:
+    times = {"a/1": NodeTime(1.0, 2.0, 3.0, 4.0), "a/2": NodeTime(0.5, 0.5, 0.5, 0.5), "b/1": NodeTime(memory_ms=1.0)}
+    groups = add_up(times, lambda node: node[0])
+    assert groups == {"a": NodeTime(1.5, 2.5, 3.5, 4.5), "b": NodeTime(memory_ms=1.0)}
+    assert times["a/1"] == NodeTime(1.0, 2.0, 3.0, 4.0)
+
+
+@pytest.fixture(scope="module")
+def node_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of the deployed graph as the exporter names its nodes, after the network's modules."""
+    graph = tmp_path_factory.mktemp("graph") / "model.onnx"
+    trace_graph(DeployedGraph(micro_network(), 64).eval().requires_grad_(False), 18, graph)
+    return [node.name for node in onnx.load(graph).graph.node]
+
+
+@pytest.mark.slow
+def test_every_node_of_the_deployed_graph_belongs_to_a_known_part(node_names: list[str]) -> None:
+    """Where a module gets another name, its milliseconds would move to `other` without a word."""
+    assert {part_of(name) for name in node_names} == set(PARTS)
+
+
+@pytest.mark.slow
+def test_every_node_of_the_deployed_graph_belongs_to_a_group_of_the_benchmarks(node_names: list[str]) -> None:
+    groups = {group_of(name) for name in node_names}
+    assert THE_COMPILERS not in groups
+    layers = {f"decoder, layer {index + 1}" for index in range(4)}
+    assert {"backbone, stage 1", "backbone, stage 4", "pyramid, lateral 0", "pyramid, output 1", *layers} <= groups
+    assert {"text", "mask features", "the chosen mask", "encoder on the coarsest map"} <= groups

@@ -16,6 +16,7 @@ from dvc_render.vega_templates import TEMPLATES
 
 from promptseg.experiments.records import POINT
 from promptseg.export.onnx_export import OP_COLUMNS
+from promptseg.hubs.base import LAYER_COLUMNS
 from promptseg.params import Params
 from promptseg.scoring import tradeoff_table
 from promptseg.training.curve import FIGURES
@@ -280,6 +281,7 @@ def test_plots_name_columns_that_exist() -> None:
     tradeoff = tuple(tradeoff_table(320, scores, {}, {}))
     curve = {f"{PATHS['curve']}/{name}.tsv": ("step", name) for name in FIGURES}
     columns = {**curve, PATHS["ops"]: OP_COLUMNS, PATHS["tradeoff"]: tradeoff, "metrics/sweep.csv": POINT}
+    columns[PATHS["layers"]] = LAYER_COLUMNS
     for plot in RAW["plots"]:
         (settings,) = plot.values()
         for path, drawn in settings["y"].items():

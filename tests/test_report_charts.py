@@ -84,16 +84,18 @@ def test_a_groups_interval_is_that_of_its_own_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "unit", "values"),
+    ("rows", "unit", "values"),
     [
-        ("conv_1 (NPU) 1.25 ms; resize; up (NPU) 0.5 ms", "ms", {"conv_1 (NPU)": 1.25, "up (NPU)": 0.5}),
-        ("softmax (CPU) 12,345 cycles", "cycles", {"softmax (CPU)": 12345}),
-        ("", "", {}),
-        (None, "", {}),
+        ("conv (1),NPU,1.25,\nup,NPU,0.5,\n", "ms", {"conv (1) (NPU)": 1.25, "up (NPU)": 0.5}),
+        ("softmax,CPU,,12345\n", "cycles", {"softmax (CPU)": 12345}),
+        ("", "cycles", {}),
     ],
 )
-def test_layers_are_read_from_a_devices_profile(text: str | None, unit: str, values: dict[str, float]) -> None:
-    bars, got = layer_bars({"slowest_layers": text})
+def test_the_slowest_layers_are_bars_in_time_or_else_in_cycles(
+    tmp_path: Path, rows: str, unit: str, values: dict[str, float]
+) -> None:
+    (tmp_path / "layers.csv").write_text("name,unit,ms,cycles\n" + rows)
+    bars, got = layer_bars(tmp_path / "layers.csv")
     assert ({bar.label: bar.value for bar in bars}, got) == (values, unit)
 
 
@@ -101,10 +103,6 @@ def test_parts_of_the_network_come_with_the_slowest_first() -> None:
     bars = part_bars({"simulated_parts_ms": {"picture": 0.5, "backbone": 2.0, "mask": 1.0}})
     assert [(bar.label, bar.value) for bar in bars] == [("backbone", 2.0), ("mask", 1.0), ("picture", 0.5)]
     assert part_bars({"simulated_parts_ms": None}) == []
-
-
-def test_without_a_device_there_are_no_layers() -> None:
-    assert layer_bars({}) == ([], "")
 
 
 def test_rare_operations_are_added_up(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 A hub is either this machine (`local`) or a service with real devices. The stages see only this file.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,11 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from promptseg.files import read_json, sha256_of, write_json
+from promptseg.files import atomic_path, read_json, sha256_of, write_json
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, check_border, mask_of
 from promptseg.params import HubConfig
 
 MANIFEST = "manifest.json"
+LAYER_COLUMNS = ("name", "unit", "ms", "cycles")
+SLOWEST = 12  # layers that a profile names
 COMPILE_AGAIN = "run `dvc repro --force --single-item hub-compile`, then `dvc repro`"
 
 
@@ -77,6 +80,24 @@ class HostLatency:
     cpu: str
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the compiled graph and what it takes on `unit`, in milliseconds or in cycles."""
+
+    name: str
+    unit: str
+    ms: float | None = None
+    cycles: int | None = None
+
+
+def write_layers(path: Path, layers: Iterable[Layer]) -> None:
+    """Write layers as CSV, one a line, with the columns LAYER_COLUMNS; a figure that is None is an empty cell."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, LAYER_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(layer) for layer in layers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatencyProfile:
     """What one inference costs. Every figure's name says where it comes from; None: this backend cannot say.
@@ -101,7 +122,6 @@ class LatencyProfile:
     layers_gpu: int | None = None
     layers_cpu: int | None = None
     layers_unknown: int | None = None
-    slowest_layers: str | None = None  # name, compute unit and time of each, the slowest first
     latency_ms_estimated: float | None = None
     latency_ms_estimated_low: float | None = None
     latency_ms_estimated_high: float | None = None
@@ -117,6 +137,7 @@ class LatencyProfile:
     fill_mb: float | None = None  # ... and read back
     binary_mb: float | None = None
     note: str
+    layers: Sequence[Layer] = ()  # the slowest, at most SLOWEST of them, the slowest first
 
     @property
     def runner(self) -> str:
@@ -126,10 +147,14 @@ class LatencyProfile:
         return "" if self.latency_ms_simulated is None else "Qualcomm's performance simulator"
 
     def to_json(self, compiled: CompiledGraph, host: HostLatency) -> dict[str, Any]:
-        """Return the record as a dictionary for a metrics file: with what was compiled, and the host's figures."""
+        """Return the record as a dictionary for a metrics file: with what was compiled, and the host's figures.
+
+        The layers are a table of their own, see `write_layers`.
+        """
         names = ("model", "res", "precision", "graph_sha256", "tool_versions")
         record = {name: getattr(compiled, name) for name in names}
-        return asdict(self) | {"host": asdict(host), "runner": self.runner, **record}
+        figures = {name: value for name, value in asdict(self).items() if name != "layers"}
+        return figures | {"host": asdict(host), "runner": self.runner, **record}
 
 
 @dataclass(frozen=True)

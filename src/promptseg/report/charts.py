@@ -1,7 +1,6 @@
 """Charts as SVG text, drawn by matplotlib: it inlines all it needs, adds no script, and repeats to the byte."""
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +131,13 @@ def part_bars(latency: Mapping[str, Any]) -> list[Bar]:
     return [Bar(name, ms) for name, ms in sorted(parts.items(), key=lambda part: -part[1])]
 
 
-def layer_bars(latency: Mapping[str, Any]) -> tuple[list[Bar], str]:
-    """Return the slowest layers, as a device's profile names them, and the unit of their times or cycles; or nothing.
-
-    `latency["slowest_layers"]` is text: "name (NPU) 1.25 ms; ...", or with cycles in place of ms.
-    """
-    found = re.findall(r"([^;]+?) ([\d.,e+-]+) (ms|cycles)(?:; |$)", latency.get("slowest_layers") or "")
-    bars = [Bar(name.strip(), float(amount.replace(",", ""))) for name, amount, _ in found]
-    return bars, found[0][2] if found else ""
+def layer_bars(layers: Path) -> tuple[list[Bar], str]:
+    """Return a bar for each layer of a CSV (name, unit, ms, cycles), and which of the two it counts; or nothing."""
+    table = pd.read_csv(layers)
+    counted = "ms" if table["ms"].notna().any() else "cycles"
+    rows = table.dropna(subset=[counted])
+    labels = rows["name"] + " (" + rows["unit"] + ")"
+    return [Bar(label, value) for label, value in zip(labels, rows[counted], strict=True)], counted
 
 
 def operation_bars(ops: Path) -> list[Bar]:

@@ -69,20 +69,26 @@ class Report:
 
 
 def build_report(
-    scores: Scores, shown: Shown, records: Mapping[str, Mapping[str, Any]], curve: Path, ops: Path, each: int, seed: int
+    scores: Scores,
+    shown: Shown,
+    records: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, Path],
+    each: int,
+    seed: int,
 ) -> tuple[Report, bytes]:
     """Return what the page shows, for `render_report`, and the gallery as JPEG; its headline goes to the log.
 
     `records` holds the contents of latency.json and fidelity.json under these names, and under "provenance" what is
-    listed on the page; `curve` and `ops` are the tables of the training and of the graph's operations. `each` best,
-    median and worst samples are shown (on the page: of each kind of phrase); `seed` draws the groups' intervals.
+    listed on the page; `tables` holds the files "curve" (the training), "ops" (the graph's operations) and "layers"
+    (the slowest of the compiled graph). `each` best, median and worst samples are shown (on the page: of each kind of
+    phrase); `seed` draws the groups' intervals.
     """
     page = Report(
         title="promptseg",
         scores=scores,
         latency=records["latency"],
         fidelity=records["fidelity"],
-        charts=_charts(scores, records, curve, ops, seed),
+        charts=_charts(scores, records, tables, seed),
         tiles=make_tiles(scores.rows, shown, each),
         provenance=records["provenance"],
     )
@@ -91,18 +97,20 @@ def build_report(
     return page, gallery_sheet(list(draw_examples(pick(scores.rows, each), shown)))
 
 
-def _charts(scores: Scores, records: Mapping[str, Mapping[str, Any]], curve: Path, ops: Path, seed: int) -> list[Chart]:
-    """Draw what there is: a device names layers, the simulator parts of the network; a run may train nothing."""
+def _charts(
+    scores: Scores, records: Mapping[str, Mapping[str, Any]], tables: Mapping[str, Path], seed: int
+) -> list[Chart]:
+    """Draw what there is: the simulator knows parts of the network, a device does not; a run may train nothing."""
     charts = [Chart("groups", "mIoU", draw_bars(group_bars(scores, seed), "mIoU", "best trivial baseline"))]
-    layers, unit = layer_bars(records["latency"])
+    layers, unit = layer_bars(tables["layers"])
     if layers:
-        charts.append(Chart("layers", "The slowest layers, by the device's own profile", draw_bars(layers, unit)))
+        charts.append(Chart("layers", "The slowest layers of the compiled graph", draw_bars(layers, unit)))
     parts = part_bars(records["latency"])
     if parts:
         charts.append(Chart("parts", "Where the simulated milliseconds go", draw_bars(parts, "ms, simulated")))
-    operations = draw_bars(operation_bars(ops), "operations")
+    operations = draw_bars(operation_bars(tables["ops"]), "operations")
     charts.append(Chart("operations", "Operations of the exported graph", operations))
-    rows = read_curve(curve)
+    rows = read_curve(tables["curve"])
     if len(rows) > 1:
         charts.append(Chart("training", "Training", draw_curves(rows, "step", CURVE_PANELS)))
     return charts

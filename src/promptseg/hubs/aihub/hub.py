@@ -24,13 +24,12 @@ from promptseg.hubs.aihub.service import (
     public_address,
     read_configuration,
 )
-from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
+from promptseg.hubs.base import SLOWEST, CompiledGraph, HubInput, HubOutput, LatencyProfile, Layer, read_compiled
 from promptseg.hubs.contract import read_record
 from promptseg.params import HubConfig
 
 BACKEND = "aihub"
 BINARY = "model.bin"
-SLOWEST = 5  # layers that are named
 _UNITS = ("NPU", "GPU", "CPU")
 _LOG = logging.getLogger(__name__)
 
@@ -199,21 +198,21 @@ def latency_of(profile: Mapping[str, Any], device: str, binary_bytes: int | None
         layers_gpu=units["GPU"],
         layers_cpu=units["CPU"],
         layers_unknown=sum(count for unit, count in units.items() if unit not in _UNITS),
-        slowest_layers=_slowest(layers),
+        layers=_slowest(layers),
         binary_mb=None if binary_bytes is None else _mb(binary_bytes),
         note=note,
     )
 
 
-def _slowest(layers: list[Mapping[str, Any]]) -> str:
-    """Name the slowest layers as one text (DVC shows a column for each key), by time or else by cycles."""
-    for key, spell in (("execution_time", lambda us: f"{us / 1e3:.3g} ms"), ("execution_cycles", "{:,} cycles".format)):
-        timed = sorted((layer for layer in layers if layer.get(key)), key=lambda layer: -layer[key])
+def _slowest(layers: list[Mapping[str, Any]]) -> list[Layer]:
+    """Return the slowest layers by time or, where the service gives none, by cycles."""
+    for key in ("execution_time", "execution_cycles"):
+        timed = sorted((layer for layer in layers if layer.get(key)), key=lambda layer: -layer[key])[:SLOWEST]
+        if timed and key == "execution_time":
+            return [Layer(layer["name"], layer["compute_unit"], ms=_ms(layer[key])) for layer in timed]
         if timed:
-            return "; ".join(
-                f"{layer['name']} ({layer['compute_unit']}) {spell(layer[key])}" for layer in timed[:SLOWEST]
-            )
-    return ""
+            return [Layer(layer["name"], layer["compute_unit"], cycles=layer[key]) for layer in timed]
+    return []
 
 
 def _ms(microseconds: float) -> float:

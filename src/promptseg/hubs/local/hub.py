@@ -16,12 +16,21 @@ import numpy as np
 import onnx
 
 from promptseg.files import atomic_path, sha256_of
-from promptseg.hubs.base import COMPILE_AGAIN, CompiledGraph, HubInput, HubOutput, LatencyProfile, read_compiled
+from promptseg.hubs.base import (
+    COMPILE_AGAIN,
+    SLOWEST,
+    CompiledGraph,
+    HubInput,
+    HubOutput,
+    LatencyProfile,
+    Layer,
+    read_compiled,
+)
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, check_border, read_record
 from promptseg.hubs.local.process import run_compiler, run_emulator
 from promptseg.hubs.local.profile import SimulatedCost, estimate_ms, npu_device, read_simulated_cost
 from promptseg.hubs.local.session import COMPILER, Chip, CompileRequest, EmulateRequest, qnn_available, tool_versions
-from promptseg.hubs.local.trace import part_times_ms, read_timeline
+from promptseg.hubs.local.trace import NodeTime, part_times_ms, read_timeline
 from promptseg.params import HubConfig
 
 BACKEND = "local"
@@ -93,7 +102,7 @@ class LocalHub:
             return f"not found ({error})"
         return "" if straying is None else str(straying)
 
-    def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, float]]:
+    def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, NodeTime]]:
         _LOG.info("simulating %s on %s", graph.name, self._device.name)
         # A fresh folder: the tool appends to a profile that exists, refuses to replace a wrapper, and leaves a drawing
         # of the graph where it runs.
@@ -104,11 +113,11 @@ class LocalHub:
             _link(graph, linked)
             run_compiler(linked.parent, self._compile_request(linked, scratch, scratch / PROFILE))
             cost = read_simulated_cost(scratch / PROFILE)
-            parts_ms = part_times_ms(read_timeline(scratch / TIMELINE, scratch / BINARY))
+            times = read_timeline(scratch / TIMELINE, scratch / BINARY)
         if cost.ops_without_cost:
             names = ", ".join(cost.costless_ops)
             _LOG.warning("the simulated figures leave out %d operations: %s", cost.ops_without_cost, names)
-        return cost, parts_ms
+        return cost, times
 
     def _emulate(self, compiled: Path, sample: HubInput) -> HubOutput:
         _LOG.info("emulating %s", sample.sample_id)
@@ -176,7 +185,8 @@ class LocalHub:
         return manifest
 
 
-def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, parts_ms: dict[str, float]) -> LatencyProfile:
+def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, times: dict[str, NodeTime]) -> LatencyProfile:
+    slowest = sorted(times.items(), key=lambda item: (-item[1].elapsed_ms, item[0]))[:SLOWEST]
     time_ms, low_ms, high_ms = cost.time_us / 1e3, cost.time_us_low / 1e3, cost.time_us_high / 1e3
     return replace(
         profile,
@@ -186,7 +196,8 @@ def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, parts_ms: dic
         latency_ms_simulated=time_ms,
         latency_ms_simulated_low=low_ms,
         latency_ms_simulated_high=high_ms,
-        simulated_parts_ms=parts_ms,
+        simulated_parts_ms=part_times_ms(times),
+        layers=[Layer(node, "NPU, simulated", ms=round(time.elapsed_ms, 3)) for node, time in slowest],
         simulated_cycles=cost.cycles,
         ops_without_cost=cost.ops_without_cost,
         ddr_read_mb=_mb(cost.input_fill_bytes + cost.fill_bytes),

@@ -9,8 +9,8 @@ import json
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,35 @@ def read_timeline(log: Path, binary: Path) -> dict[str, NodeTime]:
     return dict(times)
 
 
+def add_up(times: Mapping[str, NodeTime], group_of: Callable[[str], str]) -> dict[str, NodeTime]:
+    """Add up the times of a timeline's nodes by the group that `group_of` finds for a node's name."""
+    groups: dict[str, NodeTime] = defaultdict(NodeTime)
+    for node, time in times.items():
+        total = groups[group_of(node)]
+        for field in fields(NodeTime):
+            setattr(total, field.name, getattr(total, field.name) + getattr(time, field.name))
+    return dict(groups)
+
+
+def module_of(node: str) -> list[str]:
+    """Return the module path of a node's name: "network.backbone.stages.0/Conv_1" -> backbone, stages, 0."""
+    return node.removeprefix("network.").partition("/")[0].split(".")
+
+
+def part_of(node: str) -> str:
+    """Return the one of PARTS that a node belongs to, or OTHER: what the compiler adds, such as changes of layout."""
+    first = module_of(node)[0]
+    return next((part for part, firsts in PARTS.items() if first in firsts), OTHER)
+
+
 def part_times_ms(times: Mapping[str, NodeTime]) -> dict[str, float]:
-    """Add up `elapsed_ms` by PARTS; OTHER is what the compiler adds (changes of layout), and nodes of no known part.
+    """Add up `elapsed_ms` by `part_of`.
 
     All parts are there, so that two graphs compare; "picture" is the resize of the input, where it is no layout.
     """
-    parts = dict.fromkeys((*PARTS, OTHER), 0.0)
-    for node, time in times.items():
-        first = re.split(r"[./]", node.removeprefix("network."), maxsplit=1)[0]
-        parts[next((part for part, firsts in PARTS.items() if first in firsts), OTHER)] += time.elapsed_ms
+    parts = dict.fromkeys((*PARTS, OTHER), 0.0) | {
+        part: time.elapsed_ms for part, time in add_up(times, part_of).items()
+    }
     return {part: round(elapsed_ms, 3) for part, elapsed_ms in parts.items()}
 
 
