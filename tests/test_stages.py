@@ -189,11 +189,11 @@ def test_a_hub_without_a_graph_says_so(project: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_scores_of_nothing_are_refused(project: Path) -> None:
+def test_scores_of_a_graph_that_says_nothing_of_itself_are_refused(project: Path) -> None:
     write_samples(project)
     for name in ("predictions", "objects"):
         (project / f"data/{name}.jsonl").write_text("")
-    assert "got no predictions, wanted at least one" in refusal(project, "score")
+    assert "got no manifest.json, wanted a compiled graph" in refusal(project, "score")
 
 
 def test_an_option_that_is_missing_is_named(project: Path) -> None:
