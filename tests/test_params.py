@@ -238,6 +238,7 @@ def test_an_unknown_key_is_refused(tmp_path, section):
         ("weights/a/b.pt", "weights"),
         ("/data/x.pt", "/data/x.pt"),
         ("/data/x.pt", "/data"),
+        ("/data/x.safetensors", "/data"),
         ("weights/a.pt", str(ROOT / "weights")),
     ],
 )
@@ -248,14 +249,22 @@ def test_initial_weights_that_dvc_watches_are_taken(tmp_path, monkeypatch, init,
 
 
 @pytest.mark.parametrize(
-    "init", ["models/finetuned.safetensors", "/data/x.pt", "weights/../models/a.pt", "weights_2/a"]
+    ("init", "watch", "holds"),
+    [
+        ("models/finetuned.safetensors", "weights", "models"),
+        ("/data/x.pt", "weights", "/data/x.pt"),
+        ("weights/../models/a.pt", "weights", "weights/../models/a.pt"),
+        ("weights_2/a.pt", "weights", "weights_2/a.pt"),
+        ("/data/x.safetensors", "/data/x.safetensors", "/data"),
+    ],
 )
-def test_initial_weights_that_dvc_does_not_watch_are_refused(tmp_path, init):
+def test_initial_weights_that_dvc_does_not_watch_are_refused(tmp_path, init, watch, holds):
     """An output of the pipeline's own is one of them: DVC deletes it before training."""
-    assert _refusal(_write(tmp_path, _changed(OWN, "finetune.init", init))) == (
-        f"finetune.watch: got 'weights', wanted the folder or file that holds finetune.init, {init!r}: DVC notices "
-        f"changes only in what it watches; set finetune.watch to {init}, or, if a stage of this pipeline writes it "
-        "(then DVC deletes it before training), copy it and the .json beside it to weights/ first"
+    content = _changed(_changed(OWN, "finetune.init", init), "finetune.watch", watch)
+    assert _refusal(_write(tmp_path, content)) == (
+        f"finetune.watch: got {watch!r}, wanted what holds finetune.init, {init!r}: DVC notices changes only in what "
+        f"it watches; set finetune.watch to {holds}, or, if a stage of this pipeline writes it (then DVC deletes it "
+        "before training), copy it and the .json beside it to weights/ first"
     )
 
 
@@ -266,7 +275,7 @@ def test_a_link_to_what_is_not_watched_is_refused(tmp_path, monkeypatch):
     (tmp_path / "models" / "a.pt").touch()
     (tmp_path / "weights" / "a.pt").symlink_to(tmp_path / "models" / "a.pt")
     refusal = _refusal(_write(tmp_path, _changed(OWN, "finetune.init", "weights/a.pt")))
-    assert refusal.startswith("finetune.watch: got 'weights', wanted the folder or file that holds finetune.init")
+    assert refusal.startswith("finetune.watch: got 'weights', wanted what holds finetune.init")
 
 
 def test_nothing_to_train_and_nothing_to_start_from_is_refused(tmp_path):

@@ -75,7 +75,7 @@ def test_initial_weights_that_training_would_delete_are_refused_and_others_watch
     assert refused.returncode != 0
     assert "copy it and the .json beside it to weights/ first" in refused.stderr
     assert "Running stage 'finetune'" not in refused.stdout
-    edit_yaml(project / "params.yaml", {"finetune.watch": "models/finetuned.safetensors"})
+    edit_yaml(project / "params.yaml", {"finetune.watch": "models"})
     refused = run_dvc(project, "repro", "finetune")
     assert refused.returncode != 0
     assert "both a dependency and an output" in refused.stderr
@@ -86,14 +86,14 @@ def test_initial_weights_that_training_would_delete_are_refused_and_others_watch
     for suffix in (".safetensors", ".json"):
         shutil.copy(ROOT / f"weights/nano-shapes{suffix}", outside / f"a{suffix}")
     weights = outside / "a.safetensors"
-    edit_yaml(project / "params.yaml", {"finetune.init": str(weights), "finetune.watch": str(weights)})
+    edit_yaml(project / "params.yaml", {"finetune.init": str(weights), "finetune.watch": str(outside)})
     done = run_dvc(project, "repro", "finetune")
     assert done.returncode == 0, done.stderr
     assert "up to date" in run_dvc(project, "status", "finetune").stdout
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert str(weights) in run_dvc(project, "status", "finetune").stdout
+    assert str(outside) in run_dvc(project, "status", "finetune").stdout
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ _CONFIG = FinetuneConfig(
 
 def short_training(**changes: Any) -> FinetuneConfig:
     """Five steps on two pictures each, and a snapshot after the last one only."""
-    return replace(_CONFIG, **{"watch": changes.get("init") or "weights", **changes})
+    return replace(_CONFIG, **{"watch": str(Path(changes.get("init") or "weights/a").parent), **changes})
 
 
 @cache

@@ -57,7 +57,8 @@ class LrScale:
 class FinetuneConfig:
     """How the network is trained; `res` holds the sizes of which one is drawn per step.
 
-    `watch` is the folder or the file that holds `init`, where that is no address: a dependency of the stage.
+    `watch` is the folder or the file that holds `init`, where that is no address: a dependency of the stage. With a
+    `.safetensors`, that has its configuration beside it, a folder.
     """
 
     init: str | None
@@ -98,11 +99,15 @@ class FinetuneConfig:
         init = info.data.get("init")
         if init is None or init.startswith(("http://", "https://")):
             return watch
-        if not Path(init).resolve().is_relative_to(Path(watch).resolve()):
+        path = Path(init)
+        files, holds = [path], init
+        if path.suffix == ".safetensors":  # its configuration lies beside it
+            files, holds = [path, path.with_suffix(".json")], str(path.parent)
+        if not all(file.resolve().is_relative_to(Path(watch).resolve()) for file in files):
             raise ValueError(
-                f"the folder or file that holds finetune.init, {init!r}: DVC notices changes only in what it watches; "
-                f"set finetune.watch to {init}, or, if a stage of this pipeline writes it (then DVC deletes it before "
-                "training), copy it and the .json beside it to weights/ first"
+                f"what holds finetune.init, {init!r}: DVC notices changes only in what it watches; set finetune.watch "
+                f"to {holds}, or, if a stage of this pipeline writes it (then DVC deletes it before training), copy it "
+                "and the .json beside it to weights/ first"
             )
         return watch
 
