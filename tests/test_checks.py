@@ -230,7 +230,7 @@ def test_a_picture_above_the_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("promptseg.datasets.preprocess.MAX_PIXELS", HEIGHT * WIDTH - 1)
     (refused,) = decode_all(["a.jpg"], lambda _: photograph()).values()
     assert "a.jpg" in str(refused)
-    assert "30x20 px, more than 599 pixels" in str(refused)
+    assert "got 30x20 px, wanted at most 599 pixels; make it smaller" in str(refused)
 
 
 def test_pictures_are_decoded_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def test_a_mistake_is_named_with_its_line(folder: Path, tmp_path: Path, change: 
     configured = write_lines(folder, content)
     (found,) = mistakes(configured)
     assert found.startswith(message)
-    with pytest.raises(ValueError, match="got 1 mistakes, wanted none: phrases"):
+    with pytest.raises(ValueError, match="got 1 mistake, wanted none: phrases"):
         build(configured, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

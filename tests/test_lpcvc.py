@@ -124,6 +124,11 @@ def test_only_attributes_that_are_named_are_phrases(build: Callable[..., Path]) 
     assert {sample.phrase for sample in samples} == {"the red box on the left"}
 
 
+def test_an_attribute_that_no_annotation_has_is_refused(build: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=r"phrase_attributes: got 'text2', wanted one of .*'text_2'"):
+        build(tables(), phrase_attributes=("text_1", "text2"))
+
+
 def test_an_attribute_may_hold_several_phrases(build: Callable[..., Path]) -> None:
     content = tables()
     content["annotations"][0]["attributes"] = {"text": ["one", "", "two", 3]}
@@ -247,7 +252,7 @@ def merged_exports(table: str) -> Callable[[Tables], None]:
             "annotation 11: phrase: got 'Red box' of '000001.jpg' again, as in lpcvc.*, annotation 10; a phrase",
         ),
         (lambda content: first_picture(content, jpeg(1)[:-200]), "image 1: image: images/default/000001.jpg: got a"),
-        (lambda content: first_picture(content, huge(10_001)), "000001.jpg: got .* more than 100,000,000 pixels"),
+        (lambda content: first_picture(content, huge(10_001)), "got 10001x10001 px, wanted at most 100,000,000 pixels"),
         (lambda content: first_picture(content, b""), "000001.jpg: got bytes that are no known picture format"),
     ],
 )  # fmt: skip

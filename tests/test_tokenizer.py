@@ -209,6 +209,14 @@ def test_the_vocabulary_is_the_published_one() -> None:
     assert sha256_of(VOCABULARY / "merges.txt") == "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"
 
 
+def test_the_library_is_imported_where_a_tokenizer_is_made() -> None:
+    """It takes most of a second: whoever only reads tokens, or asks for help, does not pay for it."""
+    code = (
+        "import sys, promptseg.datasets.tokenizer, promptseg.commands.predict; sys.exit('transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(VOCABULARY.parents[2])})
+
+
 def test_loading_opens_no_connection() -> None:
     code = (
         "import socket\n"
@@ -217,7 +225,7 @@ def test_loading_opens_no_connection() -> None:
         "from promptseg.datasets.tokenizer import ClipTokenizer\n"
         "ClipTokenizer().encode('a cat')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(VOCABULARY.parents[1])})
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(VOCABULARY.parents[2])})
 
 
 TOKENS = np.arange(3 * 2 * 77, dtype=np.int32).reshape(3, 2, 77)

@@ -51,7 +51,7 @@ def _tell(contents: Contents) -> int:
         for place in places:
             say(f"left out ({reason}): {place}")
     if mistakes:
-        say(f"{len(mistakes)} mistakes; see docs/own-data.md")
+        say(f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}; see docs/own-data.md")
         return 1
     pictures = Counter(entry.picture.split for entry in contents.entries)
     phrases = Counter(sample.split for entry in contents.entries for sample in entry.samples)

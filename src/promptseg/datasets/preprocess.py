@@ -46,13 +46,14 @@ def read_picture(encoded: BinaryIO | bytes, name: str) -> NDArray[np.uint8]:
     stream = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
         with Image.open(stream) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} px, more than {MAX_PIXELS:,} pixels")
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            size = image.size
+            if size[0] * size[1] <= MAX_PIXELS:
+                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:
         raise ValueError(f"{name}: got bytes that are no known picture format; replace the file") from error
     except DAMAGED_PICTURE as error:
         raise ValueError(f"{name}: got a picture that cannot be read ({error}); replace the file") from error
+    raise ValueError(f"{name}: got {size[0]}x{size[1]} px, wanted at most {MAX_PIXELS:,} pixels; make it smaller")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -66,7 +66,10 @@ def refusal(name: str, found: tuple[Mistake, ...]) -> str:
     """Return an error's text: the first few mistakes, and how many more there are."""
     more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     first = "; ".join(map(str, found[:SHOWN]))
-    return f"{name}: got {len(found)} mistakes, wanted none: {first}{more}; `python -m promptseg check-data` lists all"
+    mistakes = "mistake" if len(found) == 1 else "mistakes"
+    return (
+        f"{name}: got {len(found)} {mistakes}, wanted none: {first}{more}; `python -m promptseg check-data` lists all"
+    )
 
 
 def load_json(content: bytes) -> Any:

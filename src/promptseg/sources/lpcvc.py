@@ -70,6 +70,7 @@ def _root(store: PictureStore) -> str:
 
 
 def _annotated(config: LpcvcConfig, tables: CocoTables, root: str, mistakes: Mistakes) -> list[Annotated]:
+    _check_attributes(config, tables, mistakes)
     annotated = []
     for number, image in tables.images.items():
         annotations = tables.annotations_of.get(number, [])
@@ -87,6 +88,17 @@ def _annotated(config: LpcvcConfig, tables: CocoTables, root: str, mistakes: Mis
             "some; name them in `phrase_attributes`",
         )
     return sorted(annotated, key=lambda one: one.file_name)
+
+
+def _check_attributes(config: LpcvcConfig, tables: CocoTables, mistakes: Mistakes) -> None:
+    """Note attributes that the configuration names and no annotation has: their phrases would be missing unseen."""
+    seen = {name for one in tables.annotations.values() for name in one.attributes}
+    for name in config.phrase_attributes or ():
+        if name not in seen:
+            mistakes.add(
+                tables.origin,
+                f"phrase_attributes: got {name!r}, wanted one of those that annotations have: {sorted(seen)}",
+            )
 
 
 def _phrases(annotation: CocoAnnotation, tables: CocoTables, config: LpcvcConfig, mistakes: Mistakes) -> Phrases:
