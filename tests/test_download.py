@@ -593,4 +593,9 @@ def test_the_errors_of_another_client_are_told_alike() -> None:
     wrapped = RuntimeError("the client's own")
     wrapped.__cause__ = caught.value
     assert "the service is down" in explain_connection_error(wrapped, "http://127.0.0.1:9/a")
+    wrapped.__cause__, wrapped.__context__ = (
+        None,
+        caught.value,
+    )  # raised `from None`: the other has nothing to do with it
+    assert "the connection broke off (the client's own)" in explain_connection_error(wrapped, "http://127.0.0.1:9/a")
     assert "the connection broke off (own)" in explain_connection_error(ConnectionError("own"), "http://a")

@@ -206,7 +206,7 @@ def explain_connection_error(error: BaseException, address: str) -> str:
     if any(isinstance(each, socket.gaierror) for each in chain):
         return (
             f"{address}: no host of the name {parts.hostname!r} is found ({cause}); check the spelling, and that this "
-            f"machine is online; where only a proxy is, set {parts.scheme.upper()}_PROXY"
+            f"machine is online; behind a proxy, set {parts.scheme.upper()}_PROXY"
         )
     if any(isinstance(each, NOT_REACHED) for each in chain):
         return f"{address}: not reached, the service is down or behind a firewall ({cause}); try again later"
@@ -217,7 +217,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield the error, what it wraps, and so on: what happened first comes last."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _wait(retry: Retry, error: _BrokenOffError, stop: Stop) -> Retry:
