@@ -1,6 +1,8 @@
 """A stage's result is filed under the settings that it was made with, or not at all."""
 
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,20 @@ import pytest
 
 import stages
 from promptseg.params import load_yaml
-from tests.projects import copy_parts, edit_yaml, files_of, run_command, run_stage
+from tests.projects import (
+    SMALL,
+    copy_parts,
+    copy_run,
+    dvc_environment,
+    edit_yaml,
+    files_of,
+    git,
+    metric,
+    run_command,
+    run_dvc,
+    run_stage,
+    stages_run,
+)
 
 SHAPES = "configs/data/shapes.yaml"
 
@@ -194,3 +209,35 @@ def test_a_device_that_nobody_knows_is_refused_before_training(project: Path, st
     (line,) = done.stderr.splitlines()
     assert "'Abacus'" in line
     assert files_of(project) == before
+
+
+@pytest.mark.slow
+def test_a_second_experiment_in_one_workspace_leaves_nothing_wrong(
+    finished_run: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """The first one's stage fails, clearly; no later run is served what was made at another size."""
+    project = copy_run(finished_run[0], tmp_path / "project")
+    script = project / "stages/export.py"
+    head, begins, body = script.read_text(encoding="utf-8").partition("    params = read_params(ROOT)\n")
+    flag = tmp_path / "waits"  # outside: an experiment of DVC's tidies its workspace
+    waits = f"    import pathlib, time; flag = pathlib.Path({str(flag)!r}); flag.touch()\n"
+    waits += "    while flag.exists():\n        time.sleep(0.05)\n"
+    script.write_text(head + begins + waits + body, encoding="utf-8")
+    git(project, "commit", "--all", "--message", "an export that waits")
+    command = [sys.executable, "-m", "dvc", "exp", "run", "-S", "res=112"]
+    first = subprocess.Popen(
+        command, cwd=project, env=dvc_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not flag.exists():
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    second = run_dvc(project, "exp", "run", "-S", "res=136")
+    flag.unlink()
+    said, _ = first.communicate()
+    assert second.returncode != 0
+    assert first.returncode != 0
+    assert "export: got settings that changed while the stage ran" in said
+    assert "res was 112 and is 136" in said
+    script.write_text(head + begins + body, encoding="utf-8")
+    assert "export" in stages_run(project, "exp", "run", "-S", "res=136")
+    assert (metric(project, "export")["res"], metric(project, "score")["phrases"]) == (136, SMALL["hub.samples"])
