@@ -82,3 +82,14 @@ def test_a_mistake_is_one_clear_word(
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_another_sites_name_that_leads_here_is_refused(server: DemoServer, method: str) -> None:
     assert ask(server, method, "/", Host="evil.example:80")[0] == 403
+
+
+@pytest.mark.parametrize(("error", "told"), [(BrokenPipeError, False), (ConnectionResetError, False), (KeyError, True)])
+def test_a_browser_that_goes_away_makes_no_noise(
+    server: DemoServer, error: type[Exception], told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        raise error("gone")
+    except error:
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert ("Traceback" in capsys.readouterr().err) == told

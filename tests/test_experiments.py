@@ -86,6 +86,16 @@ def test_points_are_those_that_were_asked_the_same_once_each_under_their_own_nam
     assert (found.left_out, found.broken) == (3, {})
 
 
+def test_as_many_phrases_of_another_data_set_under_the_same_name_are_other_questions() -> None:
+    """Such as `shapes` with another seed: DVC shows the digest of the samples."""
+    rows = [row("a", 192, 4.5, 0.4), row("b", 320, 6.8, 0.5), row("other", 256, 1.0, 0.99)]
+    for each, digest in zip(rows, ("x", "x", "y"), strict=True):
+        each["data/samples.jsonl"] = digest
+    found = comparable_points(pd.DataFrame(rows), FLOORS)
+    assert list(found.points["name"]) == ["a", "b"]
+    assert found.left_out == 1
+
+
 def test_a_device_counts_where_as_many_have_one() -> None:
     rows = [row("a", 192, 4.5, 0.4, latency_ms_device=9.0), row("b", 320, 6.8, 0.5, latency_ms_device=20.0)]
     assert list(points_of(rows)["latency_ms"]) == [9.0, 20.0]

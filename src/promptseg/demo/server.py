@@ -6,6 +6,7 @@ packages to a pipeline that needs none of them.
 
 import base64
 import json
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,11 @@ class DemoServer(ThreadingHTTPServer):
         self.model = model
         self.tokenizer = ClipTokenizer()
         self.busy = threading.Lock()  # a model answers one question at a time
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent when a browser goes away before its answer comes; tell everything else."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:

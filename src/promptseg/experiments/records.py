@@ -20,6 +20,7 @@ POINT = (
 )
 # Points are comparable when all of these are equal: the same questions, asked of the same kind of machine.
 SAME = ("data", "hub.split", "phrases", "hub.device")
+SAMPLES = "samples.jsonl"  # a dependency whose digest DVC shows: a data set may have other phrases, and as many
 ENDS = ("", "_low", "_high")
 QUALITY = ("miou", "miou_ci_low", "miou_ci_high")
 FIDELITY = ("non_finite", *(f"{part}.{iou}" for part in ("binary", "float32") for iou in ("iou_mean", "iou_worst")))
@@ -82,7 +83,7 @@ def comparable_points(rows: pd.DataFrame, floors: Floors, source: str | None = N
     if sound.empty:
         name, reason = next(iter(broken.items()))
         raise ValueError(f"got {len(broken)} experiments, all of them broken, wanted a sound one; {name}: {reason}")
-    group = sound.groupby(list(SAME), dropna=False, sort=False).ngroup()
+    group = sound.groupby([*SAME, SAMPLES], dropna=False, sort=False).ngroup()
     alike = sound[group == group.value_counts(sort=False).idxmax()]
     points = {kind: _points(alike, kind) for kind in NAMES}
     if source is None:
@@ -149,6 +150,7 @@ def _figures(rows: pd.DataFrame) -> pd.DataFrame:
             "can_be_applied": experiment.notna(),
             "res": _numbers(rows, "params.yaml:res").fillna(_numbers(rows, "res")).fillna(0).astype(int),
             **{name: _column(rows, name) for name in SAME},
+            SAMPLES: _column(rows, next((name for name in rows if name.endswith(f"/{SAMPLES}")), SAMPLES)),
             **{name: _numbers(rows, name) for name in names},
         }
     )
