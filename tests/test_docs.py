@@ -14,6 +14,7 @@ import yaml
 
 from promptseg.__main__ import COMMANDS
 from promptseg.commands.settings import arguments_of
+from promptseg.hubs.local.profile import estimate_ms
 from promptseg.params import Params, load_yaml, read_params
 from promptseg.params.recipes import read_recipe
 from tests.imports import ROOT
@@ -266,3 +267,11 @@ def test_readmes_figures_are_those_of_the_recorded_run() -> None:
         f"{latency['latency_ms_estimated']:.1f} ms at {export['res']} px",
     ):
         assert figure in row, f"README.md: {figure}"
+
+
+def test_readmes_estimate_of_focal_t_is_the_recorded_simulation_through_the_calibration() -> None:
+    table = pd.read_csv(ROOT / "docs" / "data" / "graph_npu.csv")
+    chosen = (table["model"] == "focal_t") & (table["res"] == 590) & (table["graph"] == "deployed")
+    (simulated_ms,) = table[chosen & table["without"].isna()]["simulated_ms"]
+    (row,) = re.findall(r"^\| `focal_t`.*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"{estimate_ms(simulated_ms):.0f} ms at 590 px" in row
