@@ -1,5 +1,6 @@
 """Stages as processes: on bad input one clear line and nothing left behind."""
 
+import dataclasses
 import hashlib
 import resource
 import subprocess
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from promptseg.datasets.records import Rle, Sample, write_records
+from promptseg.files import write_bytes, write_json
+from promptseg.hubs.base import CompiledGraph
+from promptseg.scoring import GRAPH
 from tests.projects import copy_parts, edit_yaml, files_of, run_stage
 
 STAGES = ["fetch", "tokenize", "finetune", "export", "hub-compile", "hub-profile", "hub-infer", "score"]
@@ -194,6 +198,26 @@ def test_scores_of_a_graph_that_says_nothing_of_itself_are_refused(project: Path
     for name in ("predictions", "objects"):
         (project / f"data/{name}.jsonl").write_text("")
     assert "got no manifest.json, wanted a compiled graph" in refusal(project, "score")
+
+
+@pytest.mark.slow
+def test_figures_of_other_settings_are_not_filed_under_these(project: Path) -> None:
+    """What a sweep's run cache could hand out: all of it made at 152 px, and params.yaml says 320."""
+    write_samples(project)
+    for name in ("predictions", "objects"):
+        (project / f"data/{name}.jsonl").write_text("")
+    record = {**dict.fromkeys(GRAPH, "x"), "model": "nano", "device": "Snapdragon X Elite CRD", "res": 152}
+    manifest = {field.name: record.get(field.name) for field in dataclasses.fields(CompiledGraph)}
+    write_json(project / "models/compiled/manifest.json", manifest)
+    write_json(project / "models/finetuned.json", {"provenance": {"model": "nano"}})
+    write_bytes(project / "metrics/live/plots/metrics/loss.tsv", b"step\tloss\n")
+    empty = {"predictions_sha256": hashlib.sha256(b"").hexdigest()}
+    for name in ("latency", "export", "fidelity"):
+        write_json(project / f"metrics/{name}.json", record | empty)
+    assert refusal(project, "score") == (
+        "error: export: got res 152, wanted 320; compiled: got res 152, wanted 320; latency: got res 152, wanted 320; "
+        "fidelity: got res 152, wanted 320: made with other settings than it is filed under; run `dvc repro`"
+    )
 
 
 def test_an_option_that_is_missing_is_named(project: Path) -> None:
