@@ -1,6 +1,7 @@
 """The curve on disk while a network trains: every step once, in DVCLive's tables, and nothing else anywhere."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,12 @@ def test_a_repository_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     curve.close()
     assert (run("git", "for-each-ref"), run("git", "log", "--all", "--format=%H")) == before
     assert run("git", "status", "--short").split() == ["??", "live/"]
+
+
+def test_what_dvclive_meets_in_dvcs_records_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opens them, though nothing is written there: a full disk and a repository without a commit end it."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"wanted room on the disk below .dvc and, in a git repository, a first commit"):
+        LiveCurve(tmp_path / "plots" / "metrics", [])

@@ -4,6 +4,7 @@ In its folder DVCLive keeps a table for each figure, `plots/metrics/<name>.tsv`,
 the latest figures in metrics.json. The truth is the run's state: its curve, a row per step.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +24,7 @@ class LiveCurve:
 
     With None for a folder, as in all processes but one, it writes nothing.
     It begins with the rows that there are: of a run that is resumed, those up to its snapshot, so that what a killed
-    process wrote after that is not there twice.
+    process wrote after that is not there twice. Raises OSError on a full disk, and in a git repository without commits.
     """
 
     def __init__(self, tables: Path | None, rows: Sequence[Row]) -> None:
@@ -32,9 +33,16 @@ class LiveCurve:
         if tables is None:
             return
         from dvclive import Live  # half a second, and DVC with it: only where a curve is written
+        from scmrepo.exceptions import SCMError
 
         assert tables.parts[-2:] == ("plots", "metrics"), tables  # DVCLive's layout, which dvc.yaml names
-        self._live = Live(str(tables.parents[1]), dvcyaml=None, save_dvc_exp=False)  # which empties the folder
+        try:
+            self._live = Live(str(tables.parents[1]), dvcyaml=None, save_dvc_exp=False)  # which empties the folder
+        except (sqlite3.Error, SCMError) as error:  # it opens DVC's records, though nothing here goes there
+            raise OSError(
+                f"{tables}: DVCLive got {error} from DVC's records, wanted room on the disk below .dvc and, in a git "
+                "repository, a first commit"
+            ) from error
         tables.mkdir(parents=True, exist_ok=True)
         past = pd.DataFrame([_rounded(row) for row in rows], columns=["step", *FIGURES])
         for name in FIGURES:  # all of them, so that DVC finds every table that dvc.yaml names
