@@ -244,6 +244,7 @@ def merged_exports(table: str) -> Callable[[Tables], None]:
         (of_first("images", file_name="x" * 300), "image 1: image: got 'images/default/xxx"),
         (of_first("images", width=30.0), "image 1: width: got 30.0, wanted a whole number from 1"),
         (of_first("images", height=10**400), "image 1: height: got 1000"),
+        (of_first("annotations", attributes={"\ud83d": "red"}), "annotation 10: attributes: got the names .*whole"),
         (of_first("annotations", attributes={"text": "\t"}), "annotation 10: attributes, text: got the phrase '.t'"),
         (of_first("annotations", attributes={"text": "&nbsp;"}), "annotation 10: attributes, text: got the phrase"),
         (of_first("annotations", attributes={"text": "cup \ud83d"}), "annotation 10: attributes, text: got the phrase"),

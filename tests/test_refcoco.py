@@ -476,6 +476,10 @@ def without_a_class(content: Tables) -> None:
     del content["annotations"][-1]["category_id"]
 
 
+def with_half_a_name(content: Tables) -> None:
+    content["categories"][0]["name"] = "cup \ud83d"
+
+
 def nameless(content: Tables) -> None:
     content["categories"][0]["name"] = " "
 
@@ -485,6 +489,7 @@ def nameless(content: Tables) -> None:
     [
         (without_classes, r"refs.zip: instances.json, annotation 40: got the class 10, wanted one of the 0 that"),
         (without_a_class, r"annotation 43: got the class None, wanted one of the 2 that the file names"),
+        (with_half_a_name, r"category 1: name: got the phrase 'cup .*', wanted whole characters"),
         (nameless, r"category 1: name: got ' ', wanted a word"),
         (
             lambda content: content["files"].popitem(),

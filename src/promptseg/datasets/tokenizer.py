@@ -36,7 +36,7 @@ def clean_phrase(phrase: str) -> str:
     unescaped = html.unescape(html.unescape(ftfy.fix_text(phrase)))
     cleaned = " ".join(unescaped.split()).lower()
     if not any(unicodedata.category(character)[0] in "LNS" for character in cleaned):
-        raise ValueError(f"got the phrase {phrase!r:.80}, wanted at least one word; give the sample a phrase")
+        raise ValueError(f"got the phrase {phrase!r:.80}, wanted at least one word: letters, digits or symbols")
     if any(token in cleaned for token in SPECIAL):
         raise ValueError(f"got the phrase {phrase!r:.80}, wanted none of the tokenizer's own {' and '.join(SPECIAL)}")
     return cleaned if cleaned.endswith(".") else cleaned + "."

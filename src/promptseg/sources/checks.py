@@ -118,12 +118,17 @@ def whole_number(value: Any, least: int = 0) -> int:
     return value
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text can be written down: JSON may hold half a character, such as half an emoji, which no file can."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
 def file_name(value: Any) -> str:
     """Return the name of a file in its one spelling: "./a//b.png" is "a/b.png".
 
     Raises ValueError for what is no name, and for what leads out of the folder.
     """
-    whole = isinstance(value, str) and "\0" not in value and not re.search("[\ud800-\udfff]", value)
+    whole = isinstance(value, str) and "\0" not in value and is_whole(value)
     parts = PurePosixPath(value.replace("\\", "/")).parts if whole else ()
     if not parts or value.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise ValueError(f"got {shown(value)}, wanted the name of a file inside the folder of pictures")

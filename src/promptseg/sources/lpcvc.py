@@ -13,7 +13,7 @@ from typing import Any
 
 from promptseg.datasets.archives import open_archive
 from promptseg.params import LpcvcConfig
-from promptseg.sources.checks import Mistakes, checked_phrase
+from promptseg.sources.checks import Mistakes, checked_phrase, is_whole, shown
 from promptseg.sources.coco import CocoAnnotation, CocoTables, objects_of, read_tables, size_of
 from promptseg.sources.mirrors import Mirror, is_address, obtain_all, places, resolve_folder
 from promptseg.sources.repack import Annotated, ArchiveStore, FileStore, Phrases, PictureStore, Rules
@@ -105,6 +105,8 @@ def _phrases(annotation: CocoAnnotation, tables: CocoTables, config: LpcvcConfig
     """Every text among the chosen attributes; CVAT's own (occluded, rotation, ...) are no texts."""
     where = tables.place("annotation", annotation.annotation_id)
     worded = []
+    if any(not is_whole(name) for name in annotation.attributes):
+        mistakes.add(where, f"attributes: got the names {shown(list(annotation.attributes))}, wanted whole characters")
     for name in annotation.attributes if config.phrase_attributes is None else config.phrase_attributes:
         for number, text in enumerate(_texts(annotation.attributes.get(name))):
             sample_id = f"{annotation.annotation_id}-{name}" + (f"-{number}" if number else "")

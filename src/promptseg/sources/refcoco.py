@@ -271,6 +271,12 @@ def _prompts(
             )
             continue
         of_class.setdefault(annotation.class_id, []).append(annotation.annotation_id)
+    for number in list(of_class):
+        try:
+            checked_phrase(tables.class_names[number])
+        except ValueError as error:
+            mistakes.add(tables.place("category", number), f"name: {error}")
+            del of_class[number]
     return [
         Phrases(
             f"class {tables.class_names[number]!r} of the picture {image.image_id}",
