@@ -21,7 +21,7 @@ from promptseg.training import loop
 from promptseg.training.data import Steps, batches
 from promptseg.training.loop import Outcome, finetune
 from promptseg.training.losses import batch_terms
-from promptseg.training.processes import RECOMPUTED, make_accelerator, prepare_network
+from promptseg.training.processes import RECOMPUTED, make_accelerator, prepare_network, relaunched
 from promptseg.training.snapshots import Snapshots
 
 RULE = MaskAttention("inside", "bilinear")
@@ -61,6 +61,14 @@ def test_processes_share_a_step_out_and_lose_nothing(processes):
 def test_pictures_that_cannot_be_shared_out_are_refused():
     with pytest.raises(ValueError, match="batch_size: got 4, wanted a multiple of 6, of 3 processes times fine"):
         Steps(splits(CONFIG).train, replace(CONFIG, accumulate=2), 3, 0)
+
+
+def test_more_processes_than_gpus_are_refused_before_any_starts(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"finetune\.processes: got 8, wanted at most 1, the number of GPUs"):
+        relaunched(8, "stages.finetune", [])
 
 
 def test_batches_start_where_they_are_asked_to():

@@ -137,6 +137,22 @@ def test_only_code_that_the_stage_depends_on_decides_whether_a_run_is_resumed(tm
     assert (fingerprint({}, code) == before) == resumed
 
 
+def test_a_full_gpu_says_what_to_change(tmp_path, monkeypatch):
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+
+    monkeypatch.setattr(loop, "validate", full)
+    with pytest.raises(ValueError, match=r"finetune: the GPU's memory is full \(.*2\.00 GiB\.\); raise finetune"):
+        _run(short_training(), tmp_path)
+
+
+def test_more_memory_for_pictures_than_there_is_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"finetune\.cache_gib: got 1e\+09, which this machine does not have; lower it"
+    ):
+        _run(short_training(cache_gib=1e9), tmp_path)
+
+
 def test_a_loss_that_is_not_finite_leaves_no_state(tmp_path):
     with pytest.raises(FloatingPointError, match="the loss is nan"):
         _run(short_training(learning_rate=1e30, clip_norm=1e30, warmup_steps=0), tmp_path)
