@@ -73,8 +73,8 @@ def plain_grounding(
         values = x.flatten(2).transpose(1, 2) + decoder.level_embedding[index % LEVELS]
         keys = values + sine_positions(*x.shape[-2:], x.shape[1], x)
         read = keys if decoder.values_carry_positions else values  # never in the published decoder, always in nano
-        looked = layer.cross_attention(queries + positions[:, :count], keys, read, bias)
-        queries = layer.cross_norm(queries + looked)
+        attended = layer.cross_attention(queries + positions[:, :count], keys, read, bias)
+        queries = layer.cross_norm(queries + attended)
         together = torch.cat((queries, text), dim=1)
         placed = together + positions
         together = layer.self_norm(together + layer.self_attention(placed, placed, together, apart))

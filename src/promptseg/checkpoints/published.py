@@ -227,8 +227,8 @@ def _equals(value: Tensor, constants: tuple[float, ...]) -> bool:
 def _summary(keys: Iterable[str]) -> str:
     """Every key, those that differ by numbers only as one: "blocks.*.norm.weight (12 keys)"."""
     counts = Counter(re.sub(r"\d+", "*", key) for key in keys)
-    alone = {re.sub(r"\d+", "*", key): key for key in keys}
-    return ", ".join(alone[name] if count == 1 else f"{name} ({count} keys)" for name, count in counts.items())
+    example = {re.sub(r"\d+", "*", key): key for key in keys}
+    return ", ".join(example[name] if count == 1 else f"{name} ({count} keys)" for name, count in counts.items())
 
 
 def _ledger(prefix: str, source: Iterable[str], table: Mapping[str, Target]) -> Ledger:

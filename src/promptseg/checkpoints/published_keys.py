@@ -172,14 +172,14 @@ def _backbone(config: FocalConfig | VitConfig) -> Iterator[tuple[str, str]]:
 
 
 def _decoder_layers(head: str, layers: int) -> Iterator[tuple[str, str]]:
-    looks: tuple[_Row, ...] = (("multihead_attn", "cross_attention", _ATTENTION), ("norm", "cross_norm", _BOTH))
-    talks: tuple[_Row, ...] = (("self_attn", "self_attention", _ATTENTION), ("norm", "self_norm", _BOTH))
-    thinks: tuple[_Row, ...] = (
+    cross_rows: tuple[_Row, ...] = (("multihead_attn", "cross_attention", _ATTENTION), ("norm", "cross_norm", _BOTH))
+    self_rows: tuple[_Row, ...] = (("self_attn", "self_attention", _ATTENTION), ("norm", "self_norm", _BOTH))
+    ffn_rows: tuple[_Row, ...] = (
         ("linear1", "ffn.0", _BOTH),
         ("linear2", "ffn.2", _BOTH),
         ("norm", "ffn_norm", _BOTH),
     )
-    for kind, rows in (("cross_attention", looks), ("self_attention", talks), ("ffn", thinks)):
+    for kind, rows in (("cross_attention", cross_rows), ("self_attention", self_rows), ("ffn", ffn_rows)):
         yield from _numbered(f"{head}transformer_{kind}_layers", "mask_decoder.layers", layers, rows)
 
 

@@ -29,9 +29,9 @@ from promptseg.training.sampling import LEAST_SHOWN, WHOLE, View, draw, swap_sid
 class Batch:
     """P pictures with K phrases each, the phrases of a picture following each other.
 
-    pictures float32 [P, 3, res, res], RGB 0..255; token_ids int32 [P * K, T], T the longest phrase's length (what
-    follows the first end of text says nothing); targets float32 [P, K, h * w], 0..1, the mask of each phrase; own int64
-    [P * K], which of its picture's K masks a phrase means: of equal ones, the first.
+    pictures: float32 [P, 3, res, res], RGB 0..255. token_ids: int32 [P * K, T], T the longest phrase's length; ids after
+    a row's first end of text have no effect. targets: float32 [P, K, h * w], 0..1, the mask of each phrase. own: int64
+    [P * K], which of its picture's K masks a phrase means; of equal masks the first.
     """
 
     pictures: Tensor
@@ -105,9 +105,9 @@ class GroundingData:
         views: Sequence[Sequence[View]],
         res: int,
     ) -> Batch:
-        """Put together pictures (indices into `images`) and, for each, equally many samples (indices).
+        """Make a batch of pictures (indices into `images`) and, for each, equally many samples (indices).
 
-        Of a picture's `views` the first is taken that shows enough of every chosen mask, or else the last.
+        Of a picture's `views` the first that shows enough of every chosen mask is taken, or else the last.
         """
         seen = [self._choose(*each) for each in zip(chosen, views, strict=True)]
         flat = [(index, view) for indices, view in zip(chosen, seen, strict=True) for index in indices]
