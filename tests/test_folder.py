@@ -423,6 +423,19 @@ def test_what_cannot_be_opened_is_named(folder: Path, monkeypatch: pytest.Monkey
     assert "b.png: cannot be read (Permission denied)" in found
 
 
+@pytest.mark.parametrize("call", ["is_dir", "read_bytes"])
+def test_annotations_that_cannot_be_opened_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    configured = write_lines(folder, lines())
+
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, call, refuse)
+    (found,) = mistakes(configured)
+    assert found.startswith("annotations: got ")
+    assert "phrases.jsonl, which cannot be read (Permission denied); correct its permissions" in found
+
+
 @pytest.mark.parametrize("write", [write_lines, write_coco])
 def test_a_phrase_means_one_object_in_either_file(folder: Path, write: Callable[[Path, Any], FolderConfig]) -> None:
     content: Any = lines() if write is write_lines else coco()
