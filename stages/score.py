@@ -10,7 +10,7 @@ from promptseg.hubs.base import CompiledGraph
 from promptseg.params import read_params
 from promptseg.report.gallery import Shown
 from promptseg.report.page import build_report, provenance, render_report
-from promptseg.scoring import check_records, score, tradeoff_table, write_table
+from promptseg.scoring import check_records, score, tradeoff_table, with_fidelity, write_table
 from stages import ROOT, run_stage
 
 INPUTS = (
@@ -37,7 +37,7 @@ def score_stage(**paths: Path) -> None:
     shown = Shown(samples, predictions, PictureArchives(paths["images"]).read)
     tables = {name: paths[name] for name in ("curve", "ops", "layers")}
     page, sheet = build_report(scores, shown, records, tables, params.score.gallery, params.score.seed)
-    write_json(paths["score"], scores.summary)
+    write_json(paths["score"], with_fidelity(scores.summary, records["fidelity"]))
     write_table(paths["rows"], scores.rows)
     write_table(paths["tradeoff"], tradeoff_table(params.res, scores.summary, records["latency"], records["fidelity"]))
     write_bytes(paths["gallery"], sheet)

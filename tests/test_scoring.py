@@ -8,7 +8,7 @@ import pytest
 from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
 from promptseg.metrics import overlap
-from promptseg.scoring import RECORDED, check_records, score, tradeoff_table, write_table
+from promptseg.scoring import RECORDED, check_records, score, tradeoff_table, with_fidelity, write_table
 
 HEIGHT, WIDTH = 300, 400
 
@@ -242,3 +242,18 @@ def test_every_record_that_differs_is_named_at_once():
         check_records(FILED_UNDER, records)
     assert str(caught.value).count("got res 152, wanted 320") == 4
     assert "fidelity: got graph_sha256 None, wanted 'a'" in str(caught.value)
+
+
+def test_a_score_heads_with_what_made_the_masks_and_how_far_the_binarys_are():
+    summary = score(*(world()), perfect(world()[0]), seed=0).summary
+    binary = {"samples": 8, "iou_mean": 0.995, "iou_worst": 0.94, "miou_change": -0.001}
+    binary |= {"miou_change_low": -0.002, "miou_change_high": 0.0}
+    fidelity = {"binary": binary, "scored_by": "x", "precision": "fp16"}
+    content = with_fidelity(summary, fidelity)
+    assert list(content)[:7] == [
+        "miou", "miou_ci_low", "miou_ci_high", "scored_by", "precision", "binary_samples", "binary_iou_mean"
+    ]  # fmt: skip
+    assert (content["binary_iou_worst"], content["binary_miou_change_low"]) == (0.94, -0.002)
+    assert (content["scored_by"], content["precision"]) == ("x", "fp16")
+    assert summary.items() <= content.items()
+    assert with_fidelity(summary, {"binary": None, "scored_by": "x", "precision": "fp32"})["binary_iou_mean"] is None

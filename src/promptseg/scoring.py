@@ -125,6 +125,18 @@ def tradeoff_table(
     return pd.DataFrame([point])
 
 
+def with_fidelity(summary: Mapping[str, Any], fidelity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return score.json: mIoU with its interval, what made the masks, how far the binary's are from them, and the rest.
+
+    `fidelity` is the content of fidelity.json; where the binary was not run, its figures are None.
+    """
+    binary = fidelity.get("binary") or {}
+    figures = ("samples", "iou_mean", "iou_worst", "miou_change", "miou_change_low", "miou_change_high")
+    head = {name: summary[name] for name in ("miou", "miou_ci_low", "miou_ci_high")}
+    beside = {"scored_by": fidelity.get("scored_by"), "precision": fidelity.get("precision")}
+    return head | beside | {f"binary_{name}": binary.get(name) for name in figures} | dict(summary)
+
+
 def check_records(filed_under: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> None:
     """Hold what artefacts say of themselves, see RECORDED, against what they are about to be filed under.
 
