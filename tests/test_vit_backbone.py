@@ -9,11 +9,14 @@ import pytest
 import torch
 from networks import PAPER_RULE, drawn, micro_vit, random_phrases, random_pictures
 
+from benchmarks.graph import measure_npu
 from benchmarks.recipe import made_up
 from promptseg.checkpoints.published_keys import key_table
 from promptseg.datasets.preprocess import CANVAS
+from promptseg.export.deployed_graph import DeployedGraph
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
 from promptseg.hubs.base import HubInput
+from promptseg.hubs.local.session import qnn_available
 from promptseg.networks.xdecoder.model import MEAN, STD, build_on_meta, vit_b
 from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
 from promptseg.params import ExportConfig
@@ -88,6 +91,13 @@ def test_gradients_reach_every_weight():
     ).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not qnn_available(), reason="needs Qualcomm's compiler")
+def test_the_npus_compiler_places_all_of_it():
+    network = drawn(micro_vit(PAPER_RULE), seed=0).requires_grad_(False)
+    assert measure_npu(lambda: DeployedGraph(network, 96)).error == ""
 
 
 @pytest.mark.slow

@@ -29,9 +29,9 @@ from promptseg.training.sampling import LEAST_SHOWN, WHOLE, View, draw, swap_sid
 class Batch:
     """P pictures with K phrases each, the phrases of a picture following each other.
 
-    pictures: float32 [P, 3, res, res], RGB 0..255. token_ids: int32 [P * K, T], T the longest phrase's length; ids after
-    a row's first end of text have no effect. targets: float32 [P, K, h * w], 0..1, the mask of each phrase. own: int64
-    [P * K], which of its picture's K masks a phrase means; of equal masks the first.
+    pictures: float32 [P, 3, res, res], RGB 0..255. token_ids: int32 [P * K, T], T the longest phrase's length; ids
+    after a row's first end of text have no effect. targets: float32 [P, K, h * w], 0..1, the mask of each phrase. own:
+    int64 [P * K], which of its picture's K masks a phrase means; of equal masks the first.
     """
 
     pictures: Tensor
