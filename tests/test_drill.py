@@ -27,16 +27,16 @@ EVERY_TIME = {
     ("hub-compile", "interrupt"),
     ("hub-infer", "edit"),
 }
-# Seconds of processor time that a stage needs, imports included: the fault comes at a random moment of them.
+# Seconds of processor time that a stage needs at least, imports included: the fault comes at a random moment of them.
 CPU_S = {
-    "fetch": 2.0,
-    "tokenize": 4.0,
-    "finetune": 8.0,
-    "export": 12.0,
-    "hub-compile": 6.0,
-    "hub-profile": 8.0,
-    "hub-infer": 4.0,
-    "score": 5.0,
+    "fetch": 0.7,
+    "tokenize": 1.1,
+    "finetune": 6.5,
+    "export": 15.0,
+    "hub-compile": 5.2,
+    "hub-profile": 6.4,
+    "hub-infer": 2.0,
+    "score": 2.0,
 }
 PARAMS, SHAPES = "params.yaml", "configs/data/shapes.yaml"
 EDITS: dict[str, tuple[str, dict[str, Any]]] = {
