@@ -174,6 +174,17 @@ def test_without_a_binary_there_is_nothing_to_be_true_to() -> None:
     assert list(points_of(rows)["name"]) == ["a", "b"]
 
 
+def test_by_the_hosts_clock_the_binary_does_not_matter() -> None:
+    rows = [row("a", 192, 4.5, 0.4), row("b", 320, 6.8, 0.5) | {"binary.iou_mean": None, "binary.iou_worst": None}]
+    assert list(points_of(rows)["name"]) == ["a"]
+    assert list(points_of(rows, "cpu")["name"]) == ["a", "b"]
+
+
+def test_floors_of_zero_ask_for_no_comparison_of_masks() -> None:
+    rows = [row("a", 192, 4.5, 0.4) | {"binary.iou_mean": None, "binary.iou_worst": None}]
+    assert list(comparable_points(pd.DataFrame(rows), Floors(0, 0)).points["name"]) == ["a"]
+
+
 def test_where_all_runs_are_broken_none_is_recommended() -> None:
     broken = {"binary.iou_mean": 0.1, "binary.iou_worst": 0.0}
     with pytest.raises(ValueError, match=r"got 2 experiments, all of them broken, wanted a sound one; a: the binary's"):

@@ -29,7 +29,10 @@ EMPTY = ("", "None", "-", "!")  # how DVC writes a cell without a value
 
 @dataclass(frozen=True)
 class Floors:
-    """Params `hub.min_fidelity_*`: IoU between a binary's masks and the scored ones below which a run is broken."""
+    """Params `hub.min_fidelity_*`: IoU between a binary's masks and the scored ones below which a run is broken.
+
+    With 0 and 0 no comparison of masks is asked for.
+    """
 
     mean: float
     worst: float
@@ -77,7 +80,7 @@ def comparable_points(rows: pd.DataFrame, floors: Floors, source: str | None = N
     scored = figures[figures["miou"].notna()]
     if scored.empty:
         raise ValueError("got no experiment with metrics, wanted at least one; run `dvc repro`, or `dvc queue start`")
-    reasons = scored.apply(_why_broken, axis=1, args=(floors,))
+    reasons = scored.apply(_why_broken, axis=1, args=(floors, source != CPU))
     sound = scored[reasons == ""]
     broken = {name: reason for name, reason in zip(scored["name"], reasons, strict=True) if reason}
     if sound.empty:
@@ -156,26 +159,32 @@ def _figures(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _why_broken(row: Any, floors: Floors) -> str:
+def _why_broken(row: Any, floors: Floors, by_npu: bool) -> str:
     """Say why a scored run cannot be trusted; nothing where it can.
 
-    Without a latency on the NPU there is no binary to hold anything to: the host ran the scored graph itself.
+    The binary counts where latencies on the NPU are to be compared (`by_npu`) and the run has one: without, the host
+    ran the scored graph itself.
     """
     if not np.isfinite(row[list(QUALITY)].astype(float)).all():
         return "its mIoU or the interval of it is missing or not finite"
     if row["non_finite"] > 0:
         return f"{row['non_finite']:.0f} of its masks hold values that are no numbers"
+    if row["float32.iou_mean"] < floors.mean or row["float32.iou_worst"] < floors.worst:
+        return f"rounding changes masks: {_ious(row, 'float32')}"
     on_npu = row[[NAMES[DEVICE], NAMES[ESTIMATED]]].astype(float)
+    if not by_npu or on_npu.isna().all():
+        return ""
     if np.isinf(on_npu).any():
         return "its latency is not finite"
-    mean, worst = row[["binary.iou_mean", "binary.iou_worst"]]
-    if on_npu.notna().any() and not np.isfinite([mean, worst]).all():
+    if max(floors.mean, floors.worst) > 0 and pd.isna(row["binary.iou_mean"]):
         return "nothing says that the binary gives the scored masks (no IoU between them was recorded)"
-    for part, what in (("binary", "the binary's masks are not the scored ones"), ("float32", "rounding changes masks")):
-        mean, worst = row[[f"{part}.iou_mean", f"{part}.iou_worst"]]
-        if mean < floors.mean or worst < floors.worst:
-            return f"{what}: IoU {mean:.3f} on average, {worst:.3f} at worst"
+    if row["binary.iou_mean"] < floors.mean or row["binary.iou_worst"] < floors.worst:
+        return f"the binary's masks are not the scored ones: {_ious(row, 'binary')}"
     return ""
+
+
+def _ious(row: Any, part: str) -> str:
+    return f"IoU {row[f'{part}.iou_mean']:.3f} on average, {row[f'{part}.iou_worst']:.3f} at worst"
 
 
 def _points(figures: pd.DataFrame, source: str) -> pd.DataFrame:
