@@ -13,11 +13,11 @@ from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.export.deployed_graph import plain_mask
 from promptseg.hubs.base import HubInput
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.networks.xdecoder.model import XDecoder, focal_t
+from promptseg.networks.xdecoder.model import XDecoder, focal_t, vit_b
 
 ROOT = Path(__file__).resolve().parent.parent
 NANO = ROOT / "weights" / "nano-shapes.safetensors"
-MODELS = ("focal_t", "nano")
+MODELS = ("focal_t", "vit_b", "nano")
 CHALLENGE_RULE = MaskAttention("outside", "bilinear")  # of the challenge's winner, whose size Focal-T is
 PHRASES = ("the red circle.", "the small triangle left of the large one.")
 SEED = 5
@@ -37,10 +37,10 @@ class PlainGraph(nn.Module):
 
 
 def make_network(model: str) -> XDecoder:
-    """Nano as shipped, or Focal-T with drawn weights: what a graph costs does not depend on them."""
+    """Nano as shipped, or a published size with drawn weights: what a graph costs does not depend on them."""
     if model == "nano":
         return load_checkpoint(NANO)[0].eval().requires_grad_(False)
-    network = XDecoder(focal_t(CHALLENGE_RULE)).eval().requires_grad_(False)
+    network = XDecoder({"focal_t": focal_t, "vit_b": vit_b}[model](CHALLENGE_RULE)).eval().requires_grad_(False)
     network.load_state_dict({key: draw(key, value.shape, SEED) for key, value in network.state_dict().items()})
     return network
 

@@ -12,19 +12,23 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
+from promptseg.export.deployed_graph import DeployedGraph
+from promptseg.export.onnx_export import trace_graph
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
 from promptseg.export.rewrites.decoder import MatrixDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
 from promptseg.export.rewrites.pyramid import MatrixConvNorm
 from promptseg.export.rewrites.split_conv import LEAST_INPUTS
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 from promptseg.hubs.local import tensors
 from promptseg.hubs.local.profile import DEVICES
 from promptseg.hubs.local.session import qnn_available
-from promptseg.hubs.local.tensors import compare_borders, first_straying_tensor, relative_error
+from promptseg.hubs.local.tensors import TOLERANCE, compare_borders, first_straying_tensor, relative_error
 from promptseg.networks.xdecoder.backbone import Downsample, FocalBlock
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoderConfig
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
-from tests.networks import micro_network
+from tests.networks import drawn, micro, micro_network, micro_vit, random_phrases, random_pictures
 
 CHIP = DEVICES[0]
 CELLS, SIZES = 24, [3, 6, 12]
@@ -223,3 +227,16 @@ def test_of_many_parts_some_are_compared(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tensors, "_compare", record)
     assert compare_borders(graph, {}, CHIP) == []
     assert asked == ["t0", "t3", "t6", "y"]
+
+
+@needs_emulator
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "res"), [(micro(PLAIN), 96), (micro_vit(BICUBIC), 100)], ids=["focal", "vit"])
+def test_the_emulator_computes_every_part_of_whole_graphs(config: XDecoderConfig, res: int, tmp_path: Path) -> None:
+    trace_graph(DeployedGraph(drawn(config, seed=0), res).eval().requires_grad_(False), 18, tmp_path / "graph.onnx")
+    picture = nn.functional.interpolate(random_pictures(1, 16), size=(1024, 1024), mode="bicubic").clamp(0, 255)
+    ids = random_phrases(1)
+    inputs = {IMAGE_INPUT.name: picture.numpy(), TEXT_INPUT.name: torch.stack((ids, torch.ones_like(ids))).numpy()}
+    compared = compare_borders(tmp_path / "graph.onnx", inputs, CHIP)
+    assert len(compared) > 50
+    assert [str(tensor) for tensor in compared if not tensor.error <= TOLERANCE] == []

@@ -100,7 +100,7 @@ def _borders(content: onnx.ModelProto) -> list[onnx.NodeProto]:
     nodes = _comparable(content)
     last = {node.name.partition("/")[0]: index for index, node in enumerate(nodes)}  # a later node replaces an earlier
     picked = sorted(last.values())
-    picked = picked[:: -(-len(picked) // MOST_TENSORS)]
+    picked = picked[:: max(1, -(-len(picked) // MOST_TENSORS))]
     outputs = {value.name for value in content.graph.output}
     ends = [index for index, node in enumerate(nodes) if node.output[0] in outputs]
     return [nodes[index] for index in sorted({*picked, *ends})]
@@ -134,8 +134,10 @@ def _inside_gelus(content: onnx.ModelProto) -> set[str]:
         if erf.op_type == "Erf":  # x * (erf(x / sqrt(2)) + 1) * 0.5
             inside |= {erf.input[0], erf.output[0]}
             for add in readers[erf.output[0]]:
-                inside.add(add.output[0])
-                inside.update(mul.output[0] for mul in readers[add.output[0]])
+                muls = (
+                    [node for node in readers[add.output[0]] if node.op_type == "Mul"] if add.op_type == "Add" else []
+                )
+                inside.update(node.output[0] for node in (add, *muls) if muls)
     return inside
 
 
