@@ -97,12 +97,18 @@ def test_the_chosen_query_is_the_plain_networks() -> None:
     assert len(chosen) > 1
 
 
-@pytest.mark.parametrize("res", [131, 150])
-def test_masks_reach_the_canvas_by_the_rule_of_the_network(res: int) -> None:
-    stretching = drawn(replace(micro(RULES[0]), canvas_rule="stretch"), 0)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.attends)
+@pytest.mark.parametrize("res", [131, 150, 590])
+def test_masks_reach_the_canvas_by_the_rule_of_the_network(rule: MaskAttention, res: int) -> None:
+    stretching = drawn(replace(micro(rule), canvas_rule="stretch"), 0)
     pred_mask, plain = compare(stretching, res, seed=1)
-    assert ((pred_mask > 0.5) != plain).float().mean() <= MOST_FLIPPED
-    assert (plain != compare(micro_network(RULES[0]), res, seed=1)[1]).float().mean() > MOST_FLIPPED
+    assert ((pred_mask > 0.5) != plain).float().mean() <= 2.5 * MOST_FLIPPED
+    image, text = inputs(1)
+    assert (plain != plain_mask(micro_network(rule), image, text, res)).float().mean() > 25 * MOST_FLIPPED
+
+
+def test_where_4_divides_the_side_both_canvas_rules_are_one() -> None:
+    assert torch.equal(upsampling_matrix(320, "crop"), upsampling_matrix(320, "stretch"))
 
 
 def test_nearly_every_pixel_is_decided() -> None:
