@@ -26,9 +26,8 @@ from promptseg.hubs.local.session import qnn_available
 from promptseg.hubs.local.tensors import TOLERANCE, compare_borders, first_straying_tensor, relative_error
 from promptseg.networks.xdecoder.backbone import Downsample, FocalBlock
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.networks.xdecoder.model import XDecoderConfig
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
-from tests.networks import drawn, micro, micro_network, micro_vit, random_phrases, random_pictures
+from tests.networks import drawn, micro, micro_network, random_phrases, random_pictures
 
 CHIP = DEVICES[0]
 CELLS, SIZES = 24, [3, 6, 12]
@@ -231,9 +230,9 @@ def test_of_many_parts_some_are_compared(tmp_path: Path, monkeypatch: pytest.Mon
 
 @needs_emulator
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "res"), [(micro(PLAIN), 96), (micro_vit(BICUBIC), 100)], ids=["focal", "vit"])
-def test_the_emulator_computes_every_part_of_whole_graphs(config: XDecoderConfig, res: int, tmp_path: Path) -> None:
-    trace_graph(DeployedGraph(drawn(config, seed=0), res).eval().requires_grad_(False), 18, tmp_path / "graph.onnx")
+def test_the_emulator_computes_every_part_of_a_whole_graph(tmp_path: Path) -> None:
+    network = drawn(micro(PLAIN), seed=0)
+    trace_graph(DeployedGraph(network, 96).eval().requires_grad_(False), 18, tmp_path / "graph.onnx")
     picture = nn.functional.interpolate(random_pictures(1, 16), size=(1024, 1024), mode="bicubic").clamp(0, 255)
     ids = random_phrases(1)
     inputs = {IMAGE_INPUT.name: picture.numpy(), TEXT_INPUT.name: torch.stack((ids, torch.ones_like(ids))).numpy()}
