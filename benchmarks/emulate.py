@@ -29,13 +29,15 @@ from benchmarks.graphs import MODELS, ROOT, make_inputs, make_network
 from promptseg.export.deployed_graph import DeployedGraph
 from promptseg.export.onnx_export import trace_graph
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
-from promptseg.hubs.local.profile import DEVICES
+from promptseg.hubs.devices import devices
 from promptseg.hubs.local.tensors import TOLERANCE, ComparedTensor, compare_borders, first_straying_tensor
 
 OPSET = 21
 TABLE = ROOT / "docs" / "data" / "compiler_operations.csv"
 Array = NDArray[Any]
 Node = tuple[str, dict[str, Any], Sequence[Array]]  # an operation, its attributes, its inputs after the first
+
+DEVICE = devices()[0]
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,12 @@ def compare_parts(model: str, res: int) -> bool:
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         path = Path(scratch) / "graph.onnx"
         trace_graph(DeployedGraph(make_network(model), res).eval(), 18, path)
-        parts = compare_borders(path, inputs, DEVICES[0])
+        parts = compare_borders(path, inputs, DEVICE)
         for part in parts:
             print(f"{model} {res} px: {part}")
         worst = max(part.error for part in parts)
         print(f"{model} {res} px: {len(parts)} parts, worst relative error {worst:.3g}, tolerance {TOLERANCE}")
-        straying = None if worst <= TOLERANCE else first_straying_tensor(path, inputs, DEVICES[0])
+        straying = None if worst <= TOLERANCE else first_straying_tensor(path, inputs, DEVICE)
     if straying is not None:
         print(f"{model} {res} px: the first that strays is {straying}")
     return straying is None
@@ -100,7 +102,7 @@ def _error_of(probe: Probe) -> str:
         path = Path(scratch) / "probe.onnx"
         _write(probe, path)
         try:
-            compared: list[ComparedTensor] = compare_borders(path, {"x": probe.x}, DEVICES[0])
+            compared: list[ComparedTensor] = compare_borders(path, {"x": probe.x}, DEVICE)
         except RuntimeError as error:
             logging.debug("%s", error)
             return "refused"

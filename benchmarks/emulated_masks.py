@@ -29,14 +29,14 @@ from promptseg.export.onnx_export import trace_graph
 from promptseg.files import sha256_of
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, mask_of
+from promptseg.hubs.devices import devices
 from promptseg.hubs.host import GraphInputs
-from promptseg.hubs.local.profile import DEVICES
-from promptseg.hubs.local.session import Chip, session_options
+from promptseg.hubs.local.session import session_options
 
 OPSET = 18
 TABLE = ROOT / "docs" / "data" / "emulated_masks.csv"
 KEY = ["checkpoint", "res", "sample_id"]
-CHIP = Chip(DEVICES[0].htp_arch, DEVICES[0].soc_model, DEVICES[0].vtcm_mb)
+CHIP = devices()[0].chip
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,18 @@ from benchmarks.machine import machine
 from benchmarks.plain_wrapper import PublishedGraph
 from promptseg.export.deployed_graph import REWRITES, DeployedGraph
 from promptseg.export.onnx_export import count_flops, trace_graph
+from promptseg.hubs.devices import devices
 from promptseg.hubs.host import HostSession
-from promptseg.hubs.local.hub import BINARY, PROFILE, WRAPPER
+from promptseg.hubs.local.hub import BINARY, WRAPPER
 from promptseg.hubs.local.process import run_compiler
-from promptseg.hubs.local.profile import DEVICES, read_simulated_cost
-from promptseg.hubs.local.session import Chip, CompileRequest
+from promptseg.hubs.local.profile import PROFILE, read_simulated_cost
+from promptseg.hubs.local.session import CompileRequest
 from promptseg.networks.xdecoder.model import XDecoder
 
 OPSET = 18
 GRAPHS = ("published", "plain", "deployed")
 TABLES = ROOT / "docs" / "data"
-DEVICE = DEVICES[0]
+DEVICE = devices()[0]
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def measure_npu(make: Callable[[], nn.Module]) -> NpuRow:
         path, wrapper, profile = (Path(scratch) / name for name in ("graph.onnx", WRAPPER, PROFILE))
         trace_graph(graph, OPSET, path)
         nodes, gflops = len(onnx.load(path, load_external_data=False).graph.node), count_flops(graph) / 1e9
-        chip = Chip(DEVICE.htp_arch, DEVICE.simulator_soc_model, DEVICE.vtcm_mb)
+        chip = DEVICE.simulated_chip
         start = time.perf_counter()
         try:
             run_compiler(path.parent, CompileRequest(path.name, str(wrapper), chip, str(profile), verbose=False))

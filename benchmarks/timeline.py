@@ -16,9 +16,10 @@ from benchmarks.graph import DEVICE, OPSET, TABLES
 from benchmarks.graphs import MODELS, PlainGraph, make_network
 from promptseg.export.deployed_graph import REWRITES, DeployedGraph
 from promptseg.export.onnx_export import trace_graph
-from promptseg.hubs.local.hub import BINARY, PROFILE, TIMELINE, WRAPPER
+from promptseg.hubs.local.hub import BINARY, WRAPPER
 from promptseg.hubs.local.process import run_compiler
-from promptseg.hubs.local.session import Chip, CompileRequest
+from promptseg.hubs.local.profile import PROFILE, TIMELINE
+from promptseg.hubs.local.session import CompileRequest
 from promptseg.hubs.local.trace import NodeTime, add_up, module_of, read_timeline
 
 THE_COMPILERS = "what the compiler adds"
@@ -71,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         folder = Path(scratch)
         trace_graph(graph.eval(), OPSET, folder / "graph.onnx")
-        chip = Chip(DEVICE.htp_arch, DEVICE.simulator_soc_model, DEVICE.vtcm_mb)
+        chip = DEVICE.simulated_chip
         wrapper, profile = str(folder / WRAPPER), str(folder / PROFILE)
         run_compiler(folder, CompileRequest("graph.onnx", wrapper, chip, profile, verbose=False, trace=True))
         times = read_timeline(folder / TIMELINE, folder / BINARY)

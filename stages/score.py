@@ -5,17 +5,17 @@ from pathlib import Path
 
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import read_pictures, read_predictions, read_samples
-from promptseg.files import read_json, sha256_of, write_bytes, write_json
+from promptseg.files import read_json, sha256_of, write_bytes, write_json, write_table
 from promptseg.hubs.base import CompiledGraph
 from promptseg.params import read_params
 from promptseg.report.gallery import Shown
 from promptseg.report.page import build_report, provenance, render_report
-from promptseg.scoring import check_records, score, tradeoff_table, with_fidelity, write_table
+from promptseg.scoring import check_records, score, tradeoff_table, with_fidelity
 from stages import ROOT, run_stage
 
 INPUTS = (
     *("predictions", "images", "samples", "objects", "compiled"),
-    *("latency", "layers", "export", "ops", "fidelity", "curve", "description"),
+    *("latency", "layers", "devices", "export", "ops", "fidelity", "curve", "description"),
 )
 OUTPUTS = ("score", "rows", "tradeoff", "gallery", "report")
 
@@ -35,7 +35,7 @@ def score_stage(**paths: Path) -> None:
     scores = score(samples, read_pictures(paths["objects"]), predictions, params.score.seed)
     records["provenance"] = provenance({"data": params.data, **filed_under}, records, hashes)
     shown = Shown(samples, predictions, PictureArchives(paths["images"]).read)
-    tables = {name: paths[name] for name in ("curve", "ops", "layers")}
+    tables = {name: paths[name] for name in ("curve", "ops", "layers", "devices")}
     page, sheet = build_report(scores, shown, records, tables, params.score.gallery, params.score.seed)
     write_json(paths["score"], with_fidelity(scores.summary, records["fidelity"]))
     write_table(paths["rows"], scores.rows)

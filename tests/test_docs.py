@@ -14,7 +14,7 @@ import yaml
 
 from promptseg.__main__ import COMMANDS
 from promptseg.commands.settings import arguments_of
-from promptseg.hubs.local.profile import estimate_ms
+from promptseg.hubs.devices import devices
 from promptseg.params import Params, load_yaml, read_params
 from promptseg.params.recipes import read_recipe
 from tests.imports import ROOT
@@ -279,4 +279,5 @@ def test_readmes_estimate_of_focal_t_is_the_recorded_simulation_through_the_cali
     chosen = (table["model"] == "focal_t") & (table["res"] == 590) & (table["graph"] == "deployed")
     (simulated_ms,) = table[chosen & table["without"].isna()]["simulated_ms"]
     (row,) = re.findall(r"^\| `focal_t`.*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
-    assert f"{estimate_ms(simulated_ms):.0f} ms at 590 px" in row
+    estimate_ms = devices()[0].lines["fp16"](simulated_ms)
+    assert f"{estimate_ms:.0f} ms at 590 px" in row

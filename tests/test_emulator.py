@@ -20,8 +20,8 @@ from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, Produc
 from promptseg.export.rewrites.pyramid import MatrixConvNorm
 from promptseg.export.rewrites.split_conv import LEAST_INPUTS
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.hubs.devices import devices
 from promptseg.hubs.local import tensors
-from promptseg.hubs.local.profile import DEVICES
 from promptseg.hubs.local.session import qnn_available
 from promptseg.hubs.local.tensors import TOLERANCE, compare_borders, first_straying_tensor, relative_error
 from promptseg.networks.xdecoder.backbone import Downsample, FocalBlock
@@ -29,7 +29,7 @@ from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
 from tests.networks import drawn, micro, micro_network, random_phrases, random_pictures
 
-CHIP = DEVICES[0]
+DEVICE = devices()[0]
 CELLS, SIZES = 24, [3, 6, 12]
 PLAIN = MaskAttention("inside", "bilinear")
 BICUBIC = MaskAttention("inside", "bicubic")
@@ -137,7 +137,7 @@ def test_the_emulator_computes_each_rewrite(name: str, tmp_path: Path) -> None:
     program.save(tmp_path / "part.onnx")
     names = [value.name for value in program.model_proto.graph.input]
     feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-    compared = compare_borders(tmp_path / "part.onnx", feed, CHIP)
+    compared = compare_borders(tmp_path / "part.onnx", feed, DEVICE)
     assert max(tensor.largest for tensor in compared) > 0.1, "zeros compare nothing"
     assert [str(tensor) for tensor in compared if not tensor.error <= 0.01] == []
 
@@ -146,7 +146,7 @@ def test_the_emulator_computes_each_rewrite(name: str, tmp_path: Path) -> None:
 def test_a_padded_average_pool_strays_and_is_named(tmp_path: Path) -> None:
     """The compiler gets it wrong; a whole graph was deployed with three of them."""
     graph, x = write_pooling_graph(tmp_path / "pool.onnx", [1, 1, 1, 1]), draw(1, 8, 16, 16).numpy()
-    straying = first_straying_tensor(graph, {"x": x}, CHIP)
+    straying = first_straying_tensor(graph, {"x": x}, DEVICE)
     assert straying is not None
     assert (straying.op_type, straying.node, straying.shape) == ("AveragePool", "features/AveragePool_1", (1, 8, 9, 9))
     assert straying.error > 0.3
@@ -156,8 +156,8 @@ def test_a_padded_average_pool_strays_and_is_named(tmp_path: Path) -> None:
 @needs_emulator
 def test_without_padding_it_does_not(tmp_path: Path) -> None:
     graph, x = write_pooling_graph(tmp_path / "pool.onnx", [0, 0, 0, 0]), draw(1, 8, 16, 16).numpy()
-    assert first_straying_tensor(graph, {"x": x}, CHIP) is None
-    names = [tensor.node for tensor in compare_borders(graph, {"x": x}, CHIP)]
+    assert first_straying_tensor(graph, {"x": x}, DEVICE) is None
+    names = [tensor.node for tensor in compare_borders(graph, {"x": x}, DEVICE)]
     assert names == ["before/Relu_0", "features/Abs_2", "after/Neg_3"]
 
 
@@ -170,7 +170,7 @@ def test_an_overflow_strays(tmp_path: Path) -> None:
         helper.make_node("Sqrt", ["squares"], ["y"], "third/Sqrt_2"),
     ]
     graph = write_graph(tmp_path / "squares.onnx", nodes, (1, 16), (1, 16))
-    straying = first_straying_tensor(graph, {"x": np.full((1, 16), 400, np.float32)}, CHIP)
+    straying = first_straying_tensor(graph, {"x": np.full((1, 16), 400, np.float32)}, DEVICE)
     assert straying is not None
     assert (straying.node, straying.largest) == ("second/Mul_1", 400**2)
     assert straying.error == pytest.approx(1 - 131_008 / 400**2, abs=1e-4)
@@ -186,8 +186,8 @@ def test_what_only_a_comparison_reads_may_overflow(tmp_path: Path) -> None:
     ]
     graph = write_graph(tmp_path / "steep.onnx", nodes, (1, 16), (1, 16))
     x = np.linspace(300, 900, 16, dtype=np.float32)[None]
-    assert [tensor.node for tensor in compare_borders(graph, {"x": x}, CHIP)] == ["mask/Neg_2"]
-    assert first_straying_tensor(graph, {"x": x}, CHIP) is None
+    assert [tensor.node for tensor in compare_borders(graph, {"x": x}, DEVICE)] == ["mask/Neg_2"]
+    assert first_straying_tensor(graph, {"x": x}, DEVICE) is None
 
 
 @needs_emulator
@@ -198,7 +198,7 @@ def test_a_graph_that_the_emulator_refuses_is_an_error(tmp_path: Path) -> None:
     ]
     graph = write_graph(tmp_path / "refused.onnx", nodes, (4,), (1, 4))
     with pytest.raises(RuntimeError, match=r"got exit code 1 from the HTP emulator, comparing tensors: .+"):
-        first_straying_tensor(graph, {"x": np.ones(4, np.float32)}, CHIP)
+        first_straying_tensor(graph, {"x": np.ones(4, np.float32)}, DEVICE)
 
 
 def test_the_relative_error_is_of_lengths() -> None:
@@ -224,7 +224,7 @@ def test_of_many_parts_some_are_compared(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(tensors, "MOST_TENSORS", 4)
     monkeypatch.setattr(tensors, "_compare", record)
-    assert compare_borders(graph, {}, CHIP) == []
+    assert compare_borders(graph, {}, DEVICE) == []
     assert asked == ["t0", "t3", "t6", "y"]
 
 
@@ -236,6 +236,6 @@ def test_the_emulator_computes_every_part_of_a_whole_graph(tmp_path: Path) -> No
     picture = nn.functional.interpolate(random_pictures(1, 16), size=(1024, 1024), mode="bicubic").clamp(0, 255)
     ids = random_phrases(1)
     inputs = {IMAGE_INPUT.name: picture.numpy(), TEXT_INPUT.name: torch.stack((ids, torch.ones_like(ids))).numpy()}
-    compared = compare_borders(tmp_path / "graph.onnx", inputs, CHIP)
+    compared = compare_borders(tmp_path / "graph.onnx", inputs, DEVICE)
     assert len(compared) > 50
     assert [str(tensor) for tensor in compared if not tensor.error <= TOLERANCE] == []

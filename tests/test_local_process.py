@@ -4,9 +4,10 @@ import subprocess
 import pytest
 from graphs import write_refused_graph
 
+from promptseg.hubs.devices import Chip
 from promptseg.hubs.local import process
 from promptseg.hubs.local.process import SHOWN, RefusedOp, describe, last_error, refused_ops, run_compiler, run_emulator
-from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest, qnn_available
+from promptseg.hubs.local.session import CompileRequest, EmulateRequest, qnn_available
 
 CHIP = Chip(htp_arch=73, soc_model=60, vtcm_mb=8)
 REFUSED = """\

@@ -4,8 +4,9 @@ from dataclasses import asdict
 import onnxruntime as ort
 import pytest
 
+from promptseg.hubs.devices import Chip
 from promptseg.hubs.local import session
-from promptseg.hubs.local.session import Chip, CompileRequest, EmulateRequest
+from promptseg.hubs.local.session import CompileRequest, EmulateRequest
 
 CHIP = Chip(htp_arch=73, soc_model=60, vtcm_mb=8)
 COMPILE = CompileRequest(graph="model.onnx", wrapper="out.onnx", chip=CHIP, profile_csv=None, verbose=False)

@@ -180,7 +180,10 @@ def build(curve, each=1, count=5):
     ops.write_text("op,count\nAdd,5\nConv,3\n")
     layers = curve.with_name("layers.csv")
     layers.write_text("name,unit,ms,cycles\nconv_1,NPU,1.25,\n")
-    tables = {"curve": curve, "ops": ops, "layers": layers}
+    devices = curve.with_name("devices.csv")
+    columns = ("device", "latency_ms_estimated", "latency_ms_estimated_low", "latency_ms_estimated_high")
+    devices.write_text("\n".join((",".join(columns), "Slow,5,4,7", "Quick,3,2,4.5", "No line,,,")))
+    tables = {"curve": curve, "ops": ops, "layers": layers, "devices": devices}
     made, sheet = build_report(scores, shown, RECORDS, tables, each, seed=0)
     return render_report(made), sheet
 

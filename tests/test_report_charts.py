@@ -9,6 +9,7 @@ import pytest
 
 from promptseg.report.charts import (
     Bar,
+    device_bars,
     draw_bars,
     draw_curves,
     group_bars,
@@ -103,6 +104,14 @@ def test_parts_of_the_network_come_with_the_slowest_first() -> None:
     bars = part_bars({"simulated_parts_ms": {"picture": 0.5, "backbone": 2.0, "mask": 1.0}})
     assert [(bar.label, bar.value) for bar in bars] == [("backbone", 2.0), ("mask", 1.0), ("picture", 0.5)]
     assert part_bars({"simulated_parts_ms": None}) == []
+
+
+def test_devices_are_drawn_with_their_bounds_the_quickest_first(tmp_path):
+    columns = "device,precision,latency_ms_estimated,latency_ms_estimated_low,latency_ms_estimated_high"
+    (tmp_path / "devices.csv").write_text(f"{columns}\nSlow,fp16,5,4,7\nQuick,fp16,3,2,4.5\nNo line,fp16,,,\n")
+    assert device_bars(tmp_path / "devices.csv") == [Bar("Quick", 3, 2, 4.5), Bar("Slow", 5, 4, 7)]
+    (tmp_path / "devices.csv").write_text(f"{columns}\n")  # of a run on real devices: nothing is estimated
+    assert device_bars(tmp_path / "devices.csv") == []
 
 
 def test_rare_operations_are_added_up(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, mask_to_canvas
 from promptseg.datasets.records import Picture, Rle, Sample
+from promptseg.files import write_table
 from promptseg.metrics import overlap
-from promptseg.scoring import RECORDED, check_records, score, tradeoff_table, with_fidelity, write_table
+from promptseg.scoring import RECORDED, check_records, score, tradeoff_table, with_fidelity
 
 HEIGHT, WIDTH = 300, 400
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "grid": "queue an experiment for each combination of values",
     "recommend": "show the experiments that none beats, and the one to take",
     "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",
+    "devices": "estimate the latency of the exported graph, or of any ONNX file, on every device",
     "demo": "serve a page on this machine to try phrases on pictures",
     "settings": "print a recipe as arguments of `dvc exp run`",
     "hub-plan": "say what a run in the cloud would submit and upload, without sending anything",

@@ -1,16 +1,20 @@
 """Files appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
+import csv
 import errno
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import pandas as pd  # whoever has a table has loaded it
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -63,6 +67,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, table: "pd.DataFrame", decimals: int = 5) -> None:
+    """Write a table as CSV, floats with so many decimals at most, an empty cell where there is no value."""
+    floats = table.select_dtypes("float")
+    rounded = table.assign(**{name: [round(value, decimals) for value in floats[name]] for name in floats})
+    with atomic_path(path) as temporary:
+        rounded.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as CSV, one a line, without pandas, which takes half a second to load; None is an empty cell."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -5,7 +5,6 @@ It also says which latency a run is known by: a device's clock, an estimate or t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from promptseg.datasets.preprocess import mask_from_canvas, mask_to_canvas
 from promptseg.datasets.records import PHRASE_KINDS, Picture, Rle, Sample
-from promptseg.files import atomic_path
 from promptseg.metrics import (
     PRECISION_THRESHOLDS,
     SIZE_CLASSES,
@@ -79,14 +77,6 @@ def score(samples: Sequence[Sample], pictures: Sequence[Picture], predictions: M
     left_out = sum(sample.split in splits for sample in samples) - len(chosen)
     groups = _group(rows)
     return Scores(_summary(rows, groups, left_out, seed), groups, rows)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, floats with DECIMALS, an empty cell where there is no value."""
-    floats = table.select_dtypes("float")
-    rounded = table.assign(**{name: [round(value, DECIMALS) for value in floats[name]] for name in floats})
-    with atomic_path(path) as temporary:
-        rounded.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def latency_known_by(latency: Mapping[str, Any]) -> tuple[str | None, float | None]:

@@ -8,8 +8,8 @@ from promptseg.commands.project import project_root
 from promptseg.commands.recommend import compare, say_what_is_left_out
 from promptseg.experiments.records import read_experiments
 from promptseg.experiments.sweep import draw_sweep
-from promptseg.files import write_bytes
-from promptseg.scoring import NAMES, write_table
+from promptseg.files import write_bytes, write_table
+from promptseg.scoring import NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

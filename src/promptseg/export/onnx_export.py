@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from promptseg.datasets.tokenizer import END_OF_TEXT
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask
-from promptseg.files import atomic_path
+from promptseg.files import atomic_path, write_table
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT, GraphRecord, check_border
 from promptseg.hubs.host import HostSession
@@ -102,8 +102,7 @@ def write_ops(graph: Path, path: Path) -> None:
     """Write how many operations of each kind an ONNX file has, as CSV with OP_COLUMNS, the most frequent first."""
     counts = Counter(node.op_type for node in onnx.load(graph, load_external_data=False).graph.node)
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    with atomic_path(path) as temporary:
-        pd.DataFrame(rows, columns=OP_COLUMNS).to_csv(temporary, index=False, lineterminator="\n")
+    write_table(path, pd.DataFrame(rows, columns=OP_COLUMNS))
 
 
 def trace_graph(graph: nn.Module, opset: int, path: Path, record: GraphRecord | None = None) -> None:

@@ -17,7 +17,7 @@ def open_hub(config: HubConfig, cache: Path) -> Hub:
         return AiHub(config, cache)
     from promptseg.hubs.local.hub import LocalHub
 
-    return LocalHub(config)
+    return LocalHub(config, cache)
 
 
 def check_hub(config: HubConfig, cache: Path) -> None:
@@ -32,6 +32,6 @@ def check_hub(config: HubConfig, cache: Path) -> None:
 
         check_service(config, cache)
     else:
-        from promptseg.hubs.local.profile import npu_device
+        from promptseg.hubs.devices import find_device
 
-        npu_device(config.device)
+        find_device(config.device)

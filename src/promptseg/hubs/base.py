@@ -3,7 +3,6 @@
 A hub is either this machine (`local`) or a service with real devices. The stages see only this file.
 """
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from promptseg.files import atomic_path, read_json, sha256_of, write_json
+from promptseg.files import read_json, sha256_of, write_json, write_rows
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, check_border, mask_of
 from promptseg.params import HubConfig
 
@@ -92,10 +91,7 @@ class Layer:
 
 def write_layers(path: Path, layers: Iterable[Layer]) -> None:
     """Write layers as CSV, one a line, with the columns LAYER_COLUMNS; a figure that is None is an empty cell."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, LAYER_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(layer) for layer in layers)
+    write_rows(path, (asdict(layer) for layer in layers), LAYER_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +101,8 @@ class LatencyProfile:
     `device` is a clock on the real device, the median of `device_runs`, with the fastest and the slowest; `simulated`
     the compiler's performance model of the chip, with its own bounds; `estimated` the simulated figure put through a
     calibration against published measurements, never a measurement. `estimated_low` and `_high` are the simulator's
-    bounds put through the same line: the calibration's own error comes on top. What is compiled or simulated, and what
-    one job of a service measured, is the same on every run of the same graph and tools.
+    bounds put through the same line and widened by its error (see `devices.Line`). What is compiled or simulated, and
+    what one job of a service measured, is the same on every run of the same graph and tools.
     """
 
     device: str
@@ -136,6 +132,7 @@ class LatencyProfile:
     spill_mb: float | None = None  # activations that did not fit on the chip: written out to DDR ...
     fill_mb: float | None = None  # ... and read back
     binary_mb: float | None = None
+    estimates: tuple[dict[str, Any], ...] = ()  # of every device, rows of `devices.ESTIMATE_COLUMNS`
     note: str
     layers: Sequence[Layer] = ()  # the slowest, at most SLOWEST of them, the slowest first
 
@@ -149,11 +146,11 @@ class LatencyProfile:
     def to_json(self, compiled: CompiledGraph, host: HostLatency) -> dict[str, Any]:
         """Return the record as a dictionary for a metrics file: with what was compiled, and the host's figures.
 
-        The layers are a table of their own, see `write_layers`.
+        The layers and the other devices' estimates are tables of their own.
         """
         names = ("model", "res", "precision", "graph_sha256", "tool_versions")
         record = {name: getattr(compiled, name) for name in names}
-        figures = {name: value for name, value in asdict(self).items() if name != "layers"}
+        figures = {name: value for name, value in asdict(self).items() if name not in ("layers", "estimates")}
         return figures | {"host": asdict(host), "runner": self.runner, **record}
 
 

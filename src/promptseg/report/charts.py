@@ -140,6 +140,13 @@ def layer_bars(layers: Path) -> tuple[list[Bar], str]:
     return [Bar(label, value) for label, value in zip(labels, rows[counted], strict=True)], counted
 
 
+def device_bars(devices: Path) -> list[Bar]:
+    """Return each device's estimate with its bounds, the quickest first; or nothing, where none was estimated."""
+    columns = ["device", "latency_ms_estimated", "latency_ms_estimated_low", "latency_ms_estimated_high"]
+    table = pd.read_csv(devices)[columns].dropna().sort_values("latency_ms_estimated")
+    return [Bar(*row) for row in table.itertuples(index=False)]
+
+
 def operation_bars(ops: Path) -> list[Bar]:
     """Return how many operations of each kind the exported graph has, from a CSV of columns op and count.
 

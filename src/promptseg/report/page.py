@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from promptseg.report.charts import (
+    device_bars,
     draw_bars,
     draw_curves,
     group_bars,
@@ -79,9 +80,9 @@ def build_report(
     """Return what the page shows, for `render_report`, and the gallery as JPEG; its headline goes to the log.
 
     `records` holds the contents of latency.json and fidelity.json under these names, and under "provenance" what is
-    listed on the page; `tables` holds the files "curve" (the training), "ops" (the graph's operations) and "layers"
-    (the slowest of the compiled graph). `each` best, median and worst samples are shown (on the page: of each kind of
-    phrase); `seed` draws the groups' intervals.
+    listed on the page; `tables` holds the files "curve" (the training), "ops" (the graph's operations), "layers" (the
+    slowest of the compiled graph) and "devices" (every device's estimate). `each` best, median and worst samples are
+    shown (on the page: of each kind of phrase); `seed` draws the groups' intervals.
     """
     page = Report(
         title="promptseg",
@@ -108,6 +109,9 @@ def _charts(
     parts = part_bars(records["latency"])
     if parts:
         charts.append(Chart("parts", "Where the simulated milliseconds go", draw_bars(parts, "ms, simulated")))
+    estimates = device_bars(tables["devices"])
+    if estimates:
+        charts.append(Chart("devices", "The same graph on other devices", draw_bars(estimates, "ms, estimated")))
     operations = draw_bars(operation_bars(tables["ops"]), "operations")
     charts.append(Chart("operations", "Operations of the exported graph", operations))
     rows = read_curve(tables["curve"])

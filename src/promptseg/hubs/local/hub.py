@@ -5,7 +5,6 @@ only, and masks come from ONNX Runtime as they do everywhere.
 """
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -27,16 +26,16 @@ from promptseg.hubs.base import (
     read_compiled,
 )
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, check_border, read_record
+from promptseg.hubs.devices import Device, devices, estimate_all, find_device
 from promptseg.hubs.local.process import run_compiler, run_emulator
-from promptseg.hubs.local.profile import SimulatedCost, estimate_ms, npu_device, read_simulated_cost
-from promptseg.hubs.local.session import COMPILER, Chip, CompileRequest, EmulateRequest, qnn_available, tool_versions
-from promptseg.hubs.local.trace import NodeTime, part_times_ms, read_timeline
+from promptseg.hubs.local.profile import Simulation, simulate
+from promptseg.hubs.local.session import COMPILER, CompileRequest, EmulateRequest, qnn_available, tool_versions
+from promptseg.hubs.local.trace import part_times_ms
 from promptseg.params import HubConfig
 
 BACKEND = "local"
 WRAPPER = "model.onnx"
 BINARY = "model_qnn.bin"  # the compiler derives it from the wrapper's name
-PROFILE, TIMELINE = "profile.csv", "profile_qnn.log"  # the second, too
 NOTHING_COMPILED = (
     "nothing was compiled for the NPU: onnxruntime-qnn with an HTP library is not installed on this machine; "
     "latencies are the host CPU's only"
@@ -53,9 +52,10 @@ class LocalHub:
     runner = "HTP emulator"
     emulates = True
 
-    def __init__(self, config: HubConfig) -> None:
+    def __init__(self, config: HubConfig, cache: Path) -> None:
         self._config = config
-        self._device = npu_device(config.device)
+        self._simulations = cache / "simulations"
+        self._device = find_device(config.device)
 
     def compile(self, graph: Path, folder: Path) -> CompiledGraph:
         """Write context binary, wrapper and manifest to `folder`; the same graph gives the same bytes."""
@@ -64,7 +64,8 @@ class LocalHub:
             temporary.mkdir()
             if qnn_available():
                 _LOG.info("compiling %s for %s", graph.name, self._device.name)
-                run_compiler(graph.parent, self._compile_request(graph, temporary, profile_csv=None))
+                wrapper = str((temporary / WRAPPER).resolve())
+                run_compiler(graph.parent, CompileRequest(graph.name, wrapper, self._device.chip, None, verbose=False))
                 _check_wrapper(temporary)
                 compiled = self._manifest(graph, temporary / BINARY, note="")
             else:
@@ -74,16 +75,25 @@ class LocalHub:
         return compiled
 
     def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
-        """Simulate on the chip, which compiles once more, for the simulator's twin of it."""
+        """Simulate the graph on each simulated chip, unless that was done before, and estimate every device from it."""
         manifest = self._read_manifest(graph, compiled)
-        simulated = self._simulate(graph) if manifest.placed_on_npu else None
         profile = LatencyProfile(
             device=manifest.device,
             placed_on_npu=manifest.placed_on_npu,
             binary_mb=None if manifest.binary_bytes is None else _mb(manifest.binary_bytes),
             note=manifest.note,
         )
-        return profile if simulated is None else _with_simulation(profile, *simulated)
+        if not manifest.placed_on_npu:
+            return profile
+        chips = {device.simulated_chip for device in devices()}
+        simulations = {chip: simulate(graph, chip, self._simulations) for chip in chips}
+        simulation = simulations[self._device.simulated_chip]
+        if simulation.cost.ops_without_cost:
+            names = ", ".join(simulation.cost.costless_ops)
+            _LOG.warning("the simulated figures leave out %d operations: %s", simulation.cost.ops_without_cost, names)
+        times_ms = {chip: each.cost.bounds_ms for chip, each in simulations.items()}
+        profile = replace(profile, estimates=tuple(estimate_all(times_ms, manifest.precision)))
+        return _with_simulation(profile, self._device, simulation)
 
     def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
         """Yield the masks of the context binary in the HTP emulator: about 8 s each for nano at 320 px on two cores."""
@@ -102,47 +112,15 @@ class LocalHub:
             return f"not found ({error})"
         return "" if straying is None else str(straying)
 
-    def _simulate(self, graph: Path) -> tuple[SimulatedCost, dict[str, NodeTime]]:
-        _LOG.info("simulating %s on %s", graph.name, self._device.name)
-        # A fresh folder: the tool appends to a profile that exists, refuses to replace a wrapper, and leaves a drawing
-        # of the graph where it runs.
-        with tempfile.TemporaryDirectory(prefix="promptseg-") as name:
-            scratch = Path(name)
-            linked = scratch / "linked" / graph.name
-            linked.parent.mkdir()
-            _link(graph, linked)
-            run_compiler(linked.parent, self._compile_request(linked, scratch, scratch / PROFILE))
-            cost = read_simulated_cost(scratch / PROFILE)
-            times = read_timeline(scratch / TIMELINE, scratch / BINARY)
-        if cost.ops_without_cost:
-            names = ", ".join(cost.costless_ops)
-            _LOG.warning("the simulated figures leave out %d operations: %s", cost.ops_without_cost, names)
-        return cost, times
-
     def _emulate(self, compiled: Path, sample: HubInput) -> HubOutput:
         _LOG.info("emulating %s", sample.sample_id)
         with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
             inputs, output = Path(scratch) / "inputs.npz", Path(scratch) / "output.npy"
             np.savez(inputs, allow_pickle=False, **_feed(sample))
             wrapper = (compiled / WRAPPER).resolve()
-            run_emulator(EmulateRequest(str(wrapper), self._chip(simulated=False), str(inputs), str(output)))
+            run_emulator(EmulateRequest(str(wrapper), self._device.chip, str(inputs), str(output)))
             pred_mask = np.load(output)
         return HubOutput.decide(sample.sample_id, pred_mask)
-
-    def _compile_request(self, graph: Path, folder: Path, profile_csv: Path | None) -> CompileRequest:
-        return CompileRequest(
-            graph=graph.name,
-            wrapper=str((folder / WRAPPER).resolve()),
-            chip=self._chip(simulated=profile_csv is not None),
-            profile_csv=None if profile_csv is None else str(profile_csv),
-            verbose=False,
-            trace=profile_csv is not None,
-        )
-
-    def _chip(self, simulated: bool) -> Chip:
-        device = self._device
-        soc_model = device.simulator_soc_model if simulated else device.soc_model
-        return Chip(device.htp_arch, soc_model, device.vtcm_mb)
 
     def _manifest(self, graph: Path, binary: Path | None, note: str) -> CompiledGraph:
         record = read_record(graph)
@@ -185,17 +163,24 @@ class LocalHub:
         return manifest
 
 
-def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, times: dict[str, NodeTime]) -> LatencyProfile:
+def _with_simulation(profile: LatencyProfile, device: Device, simulation: Simulation) -> LatencyProfile:
+    cost, times = simulation.cost, simulation.times
     slowest = sorted(times.items(), key=lambda item: (-item[1].elapsed_ms, item[0]))[:SLOWEST]
-    time_ms, low_ms, high_ms = cost.time_us / 1e3, cost.time_us_low / 1e3, cost.time_us_high / 1e3
+    simulated_ms = cost.bounds_ms
+    line = device.lines.get("fp16")
+    if line is not None:
+        estimate = line.estimate(*simulated_ms)
+        profile = replace(
+            profile,
+            latency_ms_estimated=round(estimate.latency_ms, 3),
+            latency_ms_estimated_low=round(estimate.low_ms, 3),
+            latency_ms_estimated_high=round(estimate.high_ms, 3),
+        )
     return replace(
         profile,
-        latency_ms_estimated=round(estimate_ms(time_ms), 3),
-        latency_ms_estimated_low=round(estimate_ms(low_ms), 3),
-        latency_ms_estimated_high=round(estimate_ms(high_ms), 3),
-        latency_ms_simulated=time_ms,
-        latency_ms_simulated_low=low_ms,
-        latency_ms_simulated_high=high_ms,
+        latency_ms_simulated=simulated_ms[0],
+        latency_ms_simulated_low=simulated_ms[1],
+        latency_ms_simulated_high=simulated_ms[2],
         simulated_parts_ms=part_times_ms(times),
         layers=[Layer(node, "NPU, simulated", ms=round(time.elapsed_ms, 3)) for node, time in slowest],
         simulated_cycles=cost.cycles,
@@ -205,14 +190,6 @@ def _with_simulation(profile: LatencyProfile, cost: SimulatedCost, times: dict[s
         spill_mb=_mb(cost.spill_bytes),
         fill_mb=_mb(cost.fill_bytes),
     )
-
-
-def _link(graph: Path, place: Path) -> None:
-    """Let `place` lead to a graph: by a copy where links are not allowed (Windows asks for a right of its own)."""
-    try:
-        place.symlink_to(graph.resolve())
-    except OSError:
-        shutil.copyfile(graph, place)
 
 
 def _check_wrapper(folder: Path) -> None:

@@ -1,25 +1,20 @@
-"""The chips that the local compiler knows, what its performance simulator says of a graph, and the device's estimate.
-
-The estimate is a line fitted to the 36 float models in docs/data/xelite_published_vs_simulated.csv: the latency that
-Qualcomm publishes for the Snapdragon X Elite CRD (ai-hub-models 0.46.1, runtime QNN_DLC) against the simulator's figure
-for the same architecture with random weights. It is Siegel's repeated-median line (Biometrika 69, 1982), which one
-model in which 80 operations have no cost, simulated at 18 times the truth, cannot move; the test recomputes each number
-here. Good for ranking and for finding spills. Over those models the estimate is 0.68 to 1.54 times the truth for CNNs
-and 0.25 to 1.16 times for transformers, Swin (the one with 80 operations without a cost: 13.7 times) left out.
-"""
+"""What the compiler's performance simulator says of a graph: asked once for each graph and chip, then kept."""
 
 import csv
-import difflib
-from dataclasses import dataclass
+import logging
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-INTERCEPT_MS = 0.52
-SLOPE = 0.76
-CALIBRATED_DEVICE = "Snapdragon X Elite CRD"
-MODELS = 36
-LEAVE_ONE_OUT_MEDIAN_ERROR = 0.144  # |estimate - published| / published
-RANK_CORRELATION = 0.96  # Spearman
+from promptseg.files import read_json, sha256_of, write_json
+from promptseg.hubs.devices import Chip
+from promptseg.hubs.local.process import run_compiler
+from promptseg.hubs.local.session import CompileRequest, tool_versions
+from promptseg.hubs.local.trace import NodeTime, read_timeline
 
+PROFILE, TIMELINE = "profile.csv", "profile_qnn.log"  # the compiler derives the second name from the first
+_LOG = logging.getLogger(__name__)
 _SECTION_START = "Performance Estimates"
 _CYCLES = "Simulated (Accelerator exec cycles)"
 _TIME = "Simulated (Accelerator exec time us)"
@@ -34,36 +29,6 @@ _OUTPUT_SPILL = "Output Spill"
 _UNITS = {_CYCLES: "CYCLES", _TIME: "US", _TIME_LOW: "US", _TIME_HIGH: "US", _MISSING: "US"} | dict.fromkeys(
     (_INPUT_FILL, _FILL, _SPILL, _OUTPUT_SPILL), "BYTES"
 )  # the tool writes the number of operations as if it were a time
-
-
-@dataclass(frozen=True)
-class NpuDevice:
-    """One device's Hexagon tensor processor, in the numbers of Qualcomm's compiler.
-
-    `simulator_soc_model` is a chip with the same core and memory for which the compiler's performance simulator writes
-    figures (for `soc_model` itself it writes none).
-    """
-
-    name: str
-    htp_arch: int
-    soc_model: int
-    simulator_soc_model: int
-    vtcm_mb: int
-
-
-DEVICES = (NpuDevice("Snapdragon X Elite CRD", htp_arch=73, soc_model=60, simulator_soc_model=52, vtcm_mb=8),)
-
-
-def npu_device(name: str) -> NpuDevice:
-    """Find a device by its name, as AI Hub spells it. Raises ValueError naming the nearest ones."""
-    for device in DEVICES:
-        if device.name == name:
-            return device
-    names = [device.name for device in DEVICES]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-    raise ValueError(
-        f"hub.device: got {name!r}, wanted one that the local compiler is set up for: {', '.join(map(repr, near))}"
-    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +49,61 @@ class SimulatedCost:
     output_bytes: int
     ops_without_cost: int
     costless_ops: tuple[str, ...]
+
+    @property
+    def bounds_ms(self) -> tuple[float, float, float]:
+        """The time, its lower and its upper bound, in milliseconds."""
+        return self.time_us / 1e3, self.time_us_low / 1e3, self.time_us_high / 1e3
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One graph on one chip: its cost, the times of each node of the ONNX graph, and the size of the binary."""
+
+    cost: SimulatedCost
+    times: dict[str, NodeTime]
+    binary_bytes: int
+
+
+def simulate(graph: Path, chip: Chip, cache: Path) -> Simulation:
+    """Compile `graph` for a chip that the simulator knows, and read what it says; kept below `cache` for the next time.
+
+    What is kept belongs to the graph's bytes, the chip and the compiler's version: devices that share a simulated chip
+    share the simulation. Raises what `run_compiler` and `read_simulated_cost` raise.
+    """
+    sha256 = sha256_of(graph)
+    origin = {"graph_sha256": sha256, "chip": asdict(chip), "tool_versions": tool_versions()}
+    kept = cache / f"{sha256[:16]}-{chip.soc_model}.json"
+    if kept.is_file() and (record := read_json(kept)).get("origin") == origin:
+        figures = record["cost"]
+        cost = SimulatedCost(**{**figures, "costless_ops": tuple(figures["costless_ops"])})
+        times = {node: NodeTime(**time) for node, time in record["times"].items()}
+        return Simulation(cost, times, record["binary_bytes"])
+    _LOG.info("simulating %s on chip %d (v%d)", graph.name, chip.soc_model, chip.htp_arch)
+    # A fresh folder: the tool appends to a profile that exists, refuses to replace a wrapper, and leaves a drawing of
+    # the graph where it runs.
+    with tempfile.TemporaryDirectory(prefix="promptseg-") as name:
+        scratch = Path(name)
+        linked = scratch / "linked" / graph.name
+        linked.parent.mkdir()
+        _link(graph, linked)
+        request = CompileRequest(
+            linked.name, str(scratch / "model.onnx"), chip, str(scratch / PROFILE), False, trace=True
+        )
+        run_compiler(linked.parent, request)
+        cost = read_simulated_cost(scratch / PROFILE)
+        binary = scratch / "model_qnn.bin"
+        simulation = Simulation(cost, read_timeline(scratch / TIMELINE, binary), binary.stat().st_size)
+    write_json(kept, {"origin": origin, **asdict(simulation)})
+    return simulation
+
+
+def _link(graph: Path, place: Path) -> None:
+    """Let `place` lead to a graph: by a copy where links are not allowed (Windows asks for a right of its own)."""
+    try:
+        place.symlink_to(graph.resolve())
+    except OSError:
+        shutil.copyfile(graph, place)
 
 
 def read_simulated_cost(profile_csv: Path) -> SimulatedCost:
@@ -146,8 +166,3 @@ def _unwrapped(value: int, unit: str) -> int:
 def _check_unit(profile_csv: Path, name: str, unit: str) -> None:
     if unit != _UNITS[name]:
         raise ValueError(f"{profile_csv}: got {name!r} in {unit}, wanted {_UNITS[name]}; is this another version?")
-
-
-def estimate_ms(simulated_ms: float) -> float:
-    """Estimate the latency on CALIBRATED_DEVICE from the simulated one; never a measurement. Both in milliseconds."""
-    return INTERCEPT_MS + SLOPE * simulated_ms

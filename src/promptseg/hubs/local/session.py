@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from promptseg.hubs.contract import INPUTS
+from promptseg.hubs.devices import Chip
 
 try:
     import onnxruntime_qnn
@@ -55,15 +56,6 @@ def tool_versions() -> dict[str, str]:
         versions["onnxruntime_qnn"] = onnxruntime_qnn.__version__
         versions["qnn_sdk"] = onnxruntime_qnn.build_and_package_info.qnn_version
     return versions
-
-
-@dataclass(frozen=True)
-class Chip:
-    """What a session must know of the device."""
-
-    htp_arch: int
-    soc_model: int
-    vtcm_mb: int
 
 
 @dataclass(frozen=True)

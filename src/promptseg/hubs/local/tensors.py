@@ -19,9 +19,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from promptseg.hubs.devices import Chip, Device
 from promptseg.hubs.local.process import last_error, run_alone
-from promptseg.hubs.local.profile import NpuDevice
-from promptseg.hubs.local.session import Chip, session_options
+from promptseg.hubs.local.session import session_options
 
 # Relative error (L2). Right parts of float graphs stay below 0.01 in fp16; the padded pools were off by 0.55 to 0.73.
 TOLERANCE = 0.05
@@ -62,7 +62,7 @@ class CompareRequest:
 
 
 def first_straying_tensor(
-    graph: Path, inputs: Mapping[str, NDArray[Any]], device: NpuDevice, tolerance: float = TOLERANCE
+    graph: Path, inputs: Mapping[str, NDArray[Any]], device: Device, tolerance: float = TOLERANCE
 ) -> ComparedTensor | None:
     """Return the first tensor of an ONNX file that the emulator computes otherwise than ONNX Runtime, or None.
 
@@ -85,7 +85,7 @@ def first_straying_tensor(
     return next((tensor for tensor in closer if not tensor.error <= tolerance), straying)
 
 
-def compare_borders(graph: Path, inputs: Mapping[str, NDArray[Any]], device: NpuDevice) -> list[ComparedTensor]:
+def compare_borders(graph: Path, inputs: Mapping[str, NDArray[Any]], device: Device) -> list[ComparedTensor]:
     """Compare the last float tensor of every part of an ONNX file, and its outputs, in the graph's order.
 
     A part is the module that the exporter names a node after ("network.backbone.stages.0/Conv_3"); of more than
@@ -154,7 +154,7 @@ def _nodes_behind(content: onnx.ModelProto, tensor: str, agreed: set[str]) -> li
 
 
 def _compare(
-    content: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, NDArray[Any]], device: NpuDevice
+    content: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, NDArray[Any]], device: Device
 ) -> list[ComparedTensor]:
     changed = onnx.ModelProto()
     changed.CopyFrom(content)
@@ -165,7 +165,7 @@ def _compare(
         folder = Path(name)
         onnx.save(changed, folder / "graph.onnx")
         np.savez(folder / "inputs.npz", allow_pickle=False, **inputs)
-        chip = Chip(device.htp_arch, device.soc_model, device.vtcm_mb)
+        chip = device.chip
         done = run_alone(__name__, CompareRequest("graph.onnx", chip, "inputs.npz", "errors.json"), folder)
         if done.returncode != 0:
             cause = last_error(done.stderr)

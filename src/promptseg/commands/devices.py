@@ -1,0 +1,51 @@
+"""devices: what the present graph, or any ONNX file, is estimated to need on every device that is known."""
+
+import argparse
+from pathlib import Path
+
+from promptseg.commands.console import say
+from promptseg.commands.project import project_root
+from promptseg.hubs.devices import Device, devices
+from promptseg.hubs.local.profile import Simulation, simulate
+from promptseg.params import read_params, read_paths
+
+HEAD = f"{'device':<24}{'estimated ms':>13}{'80 % within':>16}{'error':>7}{'models':>8}{'binary MB':>11}  simulated"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("--graph", type=Path, help="an ONNX file with static shapes; if not given, the project's graph")
+    parser.add_argument("--precision", default="fp16", help="what the graph computes in, for the line (default: fp16)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Simulate on each simulated chip, unless that was done before, and print a row for each device."""
+    if options.graph is None:
+        root = project_root()
+        graph, chosen, cache = read_paths(root)["graph"], read_params(root).hub.device, root / ".cache"
+    else:
+        graph, chosen, cache = options.graph, None, Path.home() / ".cache" / "promptseg"
+    if not graph.is_file():
+        raise ValueError(f"{graph}: got no such file, wanted an ONNX graph; `dvc repro export`, or name one (--graph)")
+    chips = {device.simulated_chip for device in devices()}
+    simulations = {chip: simulate(graph, chip, cache / "simulations") for chip in chips}
+    say(HEAD)
+    for device in devices():
+        mark = "  <- hub.device" if device.name == chosen else ""
+        say(describe(device, simulations[device.simulated_chip], options.precision) + mark)
+    say("estimates, not measurements: a line through published latencies; see docs/devices.md")
+    return 0
+
+
+def describe(device: Device, simulation: Simulation, precision: str) -> str:
+    """Return a device's row: its estimate, or that the precision has no line yet; the simulated figure in any case."""
+    line, chip = device.lines.get(precision), device.simulated_chip
+    simulated_ms, low_ms, high_ms = simulation.cost.bounds_ms
+    if line is None:
+        estimated = f"{'no line yet':>13}{'':>31}"
+    else:
+        estimate = line.estimate(simulated_ms, low_ms, high_ms)
+        within = f"{estimate.low_ms:.2f} to {estimate.high_ms:.2f}"
+        estimated = f"{estimate.latency_ms:>13.2f}{within:>16}{line.median_error:>7.0%}{line.models:>8}"
+    simulated = f"{simulated_ms:.2f} ms on {chip.soc_model} (v{chip.htp_arch})"
+    return f"{device.name:<24}{estimated}{simulation.binary_bytes / 1e6:>11.1f}  {simulated}"

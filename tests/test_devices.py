@@ -1,0 +1,108 @@
+"""The table of devices, and every committed number of its calibration computed anew."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from graphs import write_bright_graph
+
+from benchmarks.calibrate import COVERAGE, best_line, compare_twins, fit, pairs, read_simulated, rows
+from promptseg.hubs.devices import TABLES, Line, devices, find_device
+from promptseg.hubs.local.process import run_compiler
+from promptseg.hubs.local.session import CompileRequest, qnn_available
+
+NAMES = [device.name for device in devices()]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return pd.read_csv(TABLES / "calibration.csv")
+
+
+def test_every_number_of_the_calibration_is_what_the_fit_says(committed):
+    pd.testing.assert_frame_equal(pd.DataFrame(rows()), committed)
+
+
+def test_the_estimates_keep_what_is_promised_of_them(committed):
+    """15 % for devices from v73 on, and bounds that hold four of five models, within five points."""
+    recent = {device.name for device in devices() if device.chip.htp_arch >= 73}
+    assert (committed["median_error"][committed["device"].isin(recent)] <= 0.15).all()
+    assert (committed["covered"] - COVERAGE).abs().max() <= 0.05
+
+
+def test_each_v81_device_takes_the_simulated_chip_with_the_smaller_error():
+    errors = compare_twins()["median_error"]
+    for device in devices():
+        if device.chip.htp_arch == 81:
+            assert device.simulated_chip.soc_model == errors.loc[device.name].idxmin(), device.name
+
+
+def test_the_best_line_is_no_worse_than_any_other_and_ignores_an_outlier():
+    simulated = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 3.0])
+    published = 0.5 + 0.75 * simulated
+    published[5] = 90.0
+    assert best_line(simulated, published) == pytest.approx((0.5, 0.75))
+    noisy = published * np.random.default_rng(0).uniform(0.8, 1.2, 6)
+    intercept, slope = best_line(simulated, noisy)
+
+    def error(a, b):
+        return np.mean(np.abs(a + b * simulated - noisy) / noisy)
+
+    steps = np.linspace(-0.3, 0.3, 21)
+    assert all(error(intercept, slope) <= error(intercept + a, slope + b) + 1e-12 for a in steps for b in steps)
+
+
+def test_a_model_that_is_held_out_does_not_shape_its_own_line():
+    table = pairs(NAMES[0], "fp16", read_simulated(52))
+    changed = table.copy()
+    changed.iloc[3, changed.columns.get_loc("published_ms")] *= 1000
+    ratio = fit(table).ratios[3], fit(changed).ratios[3]
+    assert ratio[0] == pytest.approx(1000 * ratio[1])
+
+
+def test_bounds_are_the_simulators_put_through_the_line_and_widened():
+    estimate = Line(0.5, 0.75, models=34, median_error=0.1, spread=1.25).estimate(4.0, 2.0, 6.0)
+    assert (estimate.latency_ms, estimate.low_ms, estimate.high_ms) == pytest.approx((3.5, 2.0 / 1.25, 5.0 * 1.25))
+
+
+def test_every_device_is_found_by_its_name_and_has_a_line():
+    assert len(set(NAMES)) == len(NAMES) == 11
+    assert [find_device(name).name for name in NAMES] == NAMES
+    assert all(device.lines.keys() == {"fp16"} and device.precisions for device in devices())
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("Galaxy S25", "Samsung Galaxy S25"),
+        ("snapdragon x elite", "Snapdragon X Elite CRD"),
+        ("qcs8550", "QCS8550 (Proxy)"),
+    ],
+)
+def test_an_unknown_device_is_told_the_nearest_names(name, nearest):
+    with pytest.raises(ValueError, match=f"hub.device: got {name!r}.*did you mean.*{re.escape(repr(nearest))}"):
+        find_device(name)
+
+
+def test_a_name_like_no_other_is_told_all_of_them():
+    with pytest.raises(ValueError, match=r"wanted one of .*Snapdragon X Elite CRD.*SA8295P ADP"):
+        find_device("zzz")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library here")
+def test_the_compiler_knows_each_chip_and_writes_its_name_into_the_binary(tmp_path):
+    graph = write_bright_graph(tmp_path / "model.onnx")
+    for device in devices():
+        wrapper = tmp_path / str(device.chip.soc_model) / "model.onnx"
+        wrapper.parent.mkdir()
+        run_compiler(tmp_path, CompileRequest(graph.name, str(wrapper), device.chip, None, verbose=False))
+        assert written_chip(wrapper.with_name("model_qnn.bin")) == (device.soc_type, device.chip.htp_arch)
+
+
+def written_chip(binary):
+    """The chip that a context binary names itself for."""
+    found = re.search(rb"soc_type=(\w+);arch=(\d+)", binary.read_bytes())
+    assert found
+    return found[1].decode(), int(found[2])
