@@ -29,14 +29,14 @@ EVERY_TIME = {
 }
 # Seconds of processor time that a stage needs at least, imports included: the fault comes at a random moment of them.
 CPU_S = {
-    "fetch": 0.5,
-    "tokenize": 1.1,
-    "finetune": 6.5,
-    "export": 15.0,
-    "hub-compile": 5.2,
-    "hub-profile": 6.4,
-    "hub-infer": 2.0,
-    "score": 1.6,
+    "fetch": 0.35,
+    "tokenize": 0.6,
+    "finetune": 3.5,
+    "export": 8.0,
+    "hub-compile": 3.0,
+    "hub-profile": 4.0,
+    "hub-infer": 1.1,
+    "score": 1.1,
 }
 PARAMS, SHAPES = "params.yaml", "configs/data/shapes.yaml"
 EDITS: dict[str, tuple[str, dict[str, Any]]] = {
