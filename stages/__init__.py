@@ -24,6 +24,19 @@ INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a program that Ctrl-C 
 BEFORE_TRAINING = ("fetch", "finetune")  # which ask for what the hub will need, long before it does
 sys.path.insert(0, str(ROOT / "src"))
 
+
+def _end_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Let Ctrl-C end in one line while a stage's modules are still being imported, too."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    sys.stderr.write("interrupted\n")
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
+
+
+sys.excepthook = _end_interrupted
+
 from promptseg.params import PARAMS_FILE, PIPELINE_FILE, load_yaml, read_params  # noqa: E402
 
 
@@ -31,7 +44,7 @@ def run_stage(stage: Callable[..., None], purpose: str | None, *names: str) -> N
     """Call `stage` with one Path per name, read from options of the same names.
 
     A ValueError, a FloatingPointError or an OSError (a full disk) ends the process with status 1 and its message,
-    Ctrl-C with status 130. So does an edit of the stage's settings while it runs, and what it made is removed.
+    Ctrl-C with status 130. An edit of the stage's settings while it runs is a ValueError, and what it made is removed.
     """
     parser = argparse.ArgumentParser(description=purpose)
     for name in names:
@@ -124,16 +137,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _end_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Let Ctrl-C end in one line while a stage's modules are still being imported, too."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-        return
-    sys.stderr.write("interrupted\n")
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
-
-
-sys.excepthook = _end_interrupted
