@@ -31,7 +31,9 @@ def test_the_local_backend_refuses_a_device_that_it_does_not_know(tmp_path: Path
 
 def test_a_check_refuses_the_device_with_the_nearest_names_and_writes_nothing(tmp_path: Path) -> None:
     check_hub(LOCAL, tmp_path)
-    with pytest.raises(ValueError, match=r"hub\.device: got 'Snapdragon X Elite', wanted .*'Snapdragon X Elite CRD'"):
+    with pytest.raises(
+        ValueError, match=r"hub\.device: got 'Snapdragon X Elite', .*did you mean .*'Snapdragon X Elite CRD'"
+    ):
         check_hub(replace(LOCAL, device="Snapdragon X Elite"), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -84,7 +84,8 @@ def test_artefacts_stay_out_of_git(chain: tuple[Path, list[str]]) -> None:
     made = {name for name in listed if name.startswith(("data/", "models/", "metrics/", ".cache/", ".dvc/"))}
     assert {name for name in made if not name.endswith(".gitignore")} == {
         *METRICS, *(f"metrics/live/plots/metrics/{name}.tsv" for name in FIGURES),
-        "metrics/ops.csv", "metrics/layers.csv", "metrics/tradeoff.csv", "metrics/sweep.csv", "metrics/gallery.jpg",
+        "metrics/ops.csv", "metrics/layers.csv", "metrics/devices.csv",
+        "metrics/tradeoff.csv", "metrics/sweep.csv", "metrics/gallery.jpg",
         ".dvc/config", ".dvc/plots/tradeoff.json",
     }  # fmt: skip
 

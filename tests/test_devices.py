@@ -8,10 +8,13 @@ import pytest
 from graphs import write_bright_graph
 
 from benchmarks.calibrate import COVERAGE, best_line, compare_twins, fit, pairs, read_simulated, rows
+from promptseg.__main__ import main
 from promptseg.hubs.devices import TABLES, Line, devices, find_device
-from promptseg.hubs.local.process import run_compiler
-from promptseg.hubs.local.session import CompileRequest, qnn_available
+from promptseg.hubs.local.hub import LocalHub, _chip_of
+from promptseg.hubs.local.session import qnn_available
+from tests.aihub_helpers import hub_config
 
+needs_compiler = pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library here")
 NAMES = [device.name for device in devices()]
 
 
@@ -90,19 +93,41 @@ def test_a_name_like_no_other_is_told_all_of_them():
         find_device("zzz")
 
 
+@needs_compiler
 @pytest.mark.slow
-@pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library here")
-def test_the_compiler_knows_each_chip_and_writes_its_name_into_the_binary(tmp_path):
+def test_each_device_gets_a_binary_that_names_its_chip(tmp_path):
     graph = write_bright_graph(tmp_path / "model.onnx")
     for device in devices():
-        wrapper = tmp_path / str(device.chip.soc_model) / "model.onnx"
-        wrapper.parent.mkdir()
-        run_compiler(tmp_path, CompileRequest(graph.name, str(wrapper), device.chip, None, verbose=False))
-        assert written_chip(wrapper.with_name("model_qnn.bin")) == (device.soc_type, device.chip.htp_arch)
+        hub = LocalHub(hub_config(backend="local", device=device.name), tmp_path / "cache")
+        compiled = hub.compile(graph, tmp_path / str(device.chip.soc_model))
+        assert compiled.chip == f"{device.soc_type}, v{device.chip.htp_arch}"
 
 
-def written_chip(binary):
-    """The chip that a context binary names itself for."""
-    found = re.search(rb"soc_type=(\w+);arch=(\d+)", binary.read_bytes())
-    assert found
-    return found[1].decode(), int(found[2])
+def test_a_binary_for_another_chip_is_refused(tmp_path):
+    for content in (b"..soc_type=SM8750;arch=79..", b"nothing"):
+        (tmp_path / "a.bin").write_bytes(content)
+        with pytest.raises(ValueError, match=r"got a binary for another chip.*wanted SC8380XP, v73"):
+            _chip_of(tmp_path / "a.bin", find_device("Snapdragon X Elite CRD"))
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_any_onnx_file_is_estimated_on_every_device(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # outside of a project
+    graph = write_bright_graph(tmp_path / "any.onnx")
+    assert main(["devices", "--graph", str(graph), "--csv", str(tmp_path / "table.csv")]) == 0
+    said = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "table.csv").set_index("device")
+    assert list(table.index) == NAMES
+    for device in devices():
+        row = table.loc[device.name]
+        assert row["latency_ms_estimated"] == pytest.approx(device.lines["fp16"](row["latency_ms_simulated"]), abs=1e-3)
+        assert f"{row['latency_ms_estimated']:.2f}" in next(line for line in said.splitlines() if device.name in line)
+    assert main(["devices", "--graph", str(graph), "--precision", "w8a8"]) == 0
+    assert capsys.readouterr().out.count("no line yet") == len(NAMES)
+
+
+def test_a_graph_that_is_not_there_is_refused_in_one_line(tmp_path, caplog):
+    assert main(["devices", "--graph", str(tmp_path / "none.onnx")]) == 1
+    assert "none.onnx: got no such file" in caplog.text

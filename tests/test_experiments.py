@@ -297,6 +297,13 @@ def test_names_say_what_they_are_and_git_takes_them(settings: list[tuple[str, st
     subprocess.run(["git", "check-ref-format", f"refs/exps/{name}"], check=True)
 
 
+def test_devices_with_parentheses_reach_dvc_in_quotes():
+    assert grid.quoted("QCS8550 (Proxy)") == '"QCS8550 (Proxy)"'
+    assert grid.quoted("Samsung Galaxy S25") == "Samsung Galaxy S25"
+    assert grid.quoted('"QCS8550 (Proxy)"') == '"QCS8550 (Proxy)"'
+    assert grid.name_of([("hub.device", "QCS8550 (Proxy)")]) == "device_QCS8550_Proxy"
+
+
 def test_a_dry_run_shows_dvcs_own_commands() -> None:
     command = [sys.executable, "-m", "promptseg", "grid", "--dry-run", "--prefix", "try-", "res=192,256"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

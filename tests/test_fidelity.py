@@ -92,6 +92,7 @@ def compile_for(graph: Path, folder: Path, on_npu: bool = True) -> Path:
         binary_bytes=None,
         binary_sha256=None,
         wrapper_file=None,
+        chip=None,
         service=None,
         account=None,
         job_id=None,

@@ -33,6 +33,7 @@ COMPILED = CompiledGraph(
     binary_bytes=3,
     binary_sha256="01",
     wrapper_file="model.onnx",
+    chip="SC8380XP, v73",
     job_id=None,
     job_address=None,
     service=None,

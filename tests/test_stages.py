@@ -120,7 +120,7 @@ def test_a_corrupt_archive_in_the_mirror_leaves_nothing(project: Path, tmp_path:
         sums.append(f"{hashlib.sha256((mirror / name).read_bytes()).hexdigest()}  {name}\n")
     if listed:
         (mirror / "SHA256SUMS").write_text("".join(sums))
-    set_params(project, data="refcocog", mirror=str(mirror))
+    set_params(project, data="refcocog", mirror=str(mirror), watch=str(mirror))
     line = refusal(project, "fetch")
     assert line.startswith(f"error: {mirror}")
     assert ("is not a whole zip archive" if listed else "it is damaged or another version") in line

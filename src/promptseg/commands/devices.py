@@ -5,7 +5,8 @@ from pathlib import Path
 
 from promptseg.commands.console import say
 from promptseg.commands.project import project_root
-from promptseg.hubs.devices import Device, devices
+from promptseg.files import write_rows
+from promptseg.hubs.devices import ESTIMATE_COLUMNS, Device, devices, estimate_all
 from promptseg.hubs.local.profile import Simulation, simulate
 from promptseg.params import read_params, read_paths
 
@@ -15,6 +16,7 @@ HEAD = f"{'device':<24}{'estimated ms':>13}{'80 % within':>16}{'error':>7}{'mode
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("--graph", type=Path, help="an ONNX file with static shapes; if not given, the project's graph")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
     parser.add_argument("--precision", default="fp16", help="what the graph computes in, for the line (default: fp16)")
 
 
@@ -33,6 +35,9 @@ def run(options: argparse.Namespace) -> int:
     for device in devices():
         mark = "  <- hub.device" if device.name == chosen else ""
         say(describe(device, simulations[device.simulated_chip], options.precision) + mark)
+    if options.csv is not None:
+        simulated_ms = {chip: simulation.cost.bounds_ms for chip, simulation in simulations.items()}
+        write_rows(options.csv, estimate_all(simulated_ms, options.precision), ESTIMATE_COLUMNS)
     say("estimates, not measurements: a line through published latencies; see docs/devices.md")
     return 0
 

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     root = project_root()
     for settings in combinations([parse(text) for text in options.values], options.pair):
         command = ["dvc", "exp", "run", "--queue", "--name", options.prefix + name_of(settings)]
-        command += [part for key, value in settings for part in ("-S", f"{key}={value}")]
+        command += [part for key, value in settings for part in ("-S", f"{key}={quoted(value)}")]
         say(" ".join(command))
         if not options.dry_run:
             done = subprocess.run(
@@ -60,6 +60,11 @@ def combinations(choices: Sequence[tuple[str, list[str]]], pair: bool) -> list[l
     columns = [values for _, values in choices]
     rows = zip(*columns, strict=True) if pair else itertools.product(*columns)
     return [list(zip(keys, row, strict=True)) for row in rows]
+
+
+def quoted(value: str) -> str:
+    """Return a value as DVC takes it with -S: "QCS8550 (Proxy)" in quotes of its own, for its parentheses."""
+    return f'"{value}"' if re.search(r"[()]", value) and not value.startswith(('"', "'")) else value
 
 
 def name_of(settings: Sequence[tuple[str, str]]) -> str:

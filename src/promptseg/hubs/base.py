@@ -42,6 +42,7 @@ class CompiledGraph:
     binary_bytes: int | None
     binary_sha256: str | None
     wrapper_file: str | None
+    chip: str | None  # that the binary names itself for, as read from the binary: "SC8380XP, v73"
     service: str | None
     account: str | None
     job_id: str | None

@@ -85,6 +85,7 @@ class AiHub:
                 binary_bytes=binary.stat().st_size,
                 binary_sha256=sha256_of(binary),
                 wrapper_file=None,
+                chip=None,
                 service=self._address,
                 account=self._account,
                 job_id=job_id,

@@ -5,6 +5,7 @@ only, and masks come from ONNX Runtime as they do everywhere.
 """
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -40,6 +41,7 @@ NOTHING_COMPILED = (
     "nothing was compiled for the NPU: onnxruntime-qnn with an HTP library is not installed on this machine; "
     "latencies are the host CPU's only"
 )
+_CHIP = re.compile(rb"soc_type=(\w+);arch=(\d+)")
 _LOG = logging.getLogger(__name__)
 
 
@@ -137,6 +139,7 @@ class LocalHub:
             binary_bytes=binary.stat().st_size if binary else None,
             binary_sha256=sha256_of(binary) if binary else None,
             wrapper_file=WRAPPER if binary else None,
+            chip=_chip_of(binary, self._device) if binary else None,
             service=None,
             account=None,
             job_id=None,
@@ -196,6 +199,19 @@ def _check_wrapper(folder: Path) -> None:
     nodes = [node.op_type for node in onnx.load(folder / WRAPPER, load_external_data=False).graph.node]
     if nodes != ["EPContext"] or not (folder / BINARY).is_file():
         raise ValueError(f"got a graph split into {', '.join(nodes)}, wanted one piece, whole on the NPU")
+
+
+def _chip_of(binary: Path, device: Device) -> str:
+    """Read which chip a context binary names itself for. Raises ValueError where it is not the device's."""
+    wanted = (device.soc_type, str(device.chip.htp_arch))
+    found = [(soc.decode(), arch.decode()) for soc, arch in _CHIP.findall(binary.read_bytes())]
+    if set(found) != {wanted}:
+        got = ", ".join(f"{soc}, v{arch}" for soc, arch in found) or "no chip named"
+        raise ValueError(
+            f"{binary.name}: got a binary for another chip ({got}), wanted {wanted[0]}, v{wanted[1]} ({device.name}); "
+            "is this another onnxruntime-qnn? See hubs/devices/devices.csv"
+        )
+    return "{}, v{}".format(*wanted)
 
 
 def _feed(sample: HubInput) -> dict[str, Any]:
