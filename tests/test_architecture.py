@@ -13,7 +13,7 @@ from tests.imports import LIBRARY, ROOT, imported_modules, library_files, stage_
 STANDARD = sys.stdlib_module_names
 PARAMS, COMMANDS = LIBRARY / "params", LIBRARY / "commands"
 TABLES = {"report/charts.py", "report/gallery.py", "experiments/records.py", "experiments/sweep.py"}
-PRINTS = COMMANDS / "console.py"  # a command's purpose is to tell; all of them tell it through here
+PRINTS = COMMANDS / "__init__.py"  # a command's purpose is to tell; all of them tell it through here
 
 
 def packages(path: Path) -> set[str]:

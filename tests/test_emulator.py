@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from promptseg.export.deployed_graph import DeployedGraph
 from promptseg.export.onnx_export import trace_graph
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
+from promptseg.export.rewrites.convolutions import LEAST_INPUTS, MatrixConvNorm
 from promptseg.export.rewrites.decoder import MatrixDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
-from promptseg.export.rewrites.pyramid import MatrixConvNorm
-from promptseg.export.rewrites.split_conv import LEAST_INPUTS
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 from promptseg.hubs.devices import devices
 from promptseg.hubs.local import tensors

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.export.deployed_graph import REWRITES, DeployedGraph, plain_mask
+from promptseg.export.deployed_graph import REWRITES, DeployedGraph, plain_mask, substituted
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
+from promptseg.export.rewrites.convolutions import LEAST_INPUTS, PARTS, MatrixConvNorm, SplitConv
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
 from promptseg.export.rewrites.features import (
     LevelFeatures,
@@ -19,9 +20,6 @@ from promptseg.export.rewrites.features import (
     ResizedFeatures,
     TapMask,
 )
-from promptseg.export.rewrites.pyramid import MatrixConvNorm
-from promptseg.export.rewrites.split_conv import LEAST_INPUTS, PARTS, SplitConv
-from promptseg.export.rewrites.substitute import substituted
 from promptseg.networks.xdecoder.backbone import Downsample, FocalBlock
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder

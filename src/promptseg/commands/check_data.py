@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.datasets.records import SPLITS
 from promptseg.params import FolderConfig, ShapesConfig, read_data_config, read_params

@@ -2,7 +2,7 @@
 
 import argparse
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.predict import add_model_arguments, chosen_model
 from promptseg.demo.server import DemoServer
 

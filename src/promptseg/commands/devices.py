@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.files import write_rows
 from promptseg.hubs.devices import ESTIMATE_COLUMNS, Device, devices, estimate_all

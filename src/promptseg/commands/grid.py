@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 
 

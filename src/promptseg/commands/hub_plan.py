@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.files import sha256_of
 from promptseg.hubs.aihub.inference import MB, SAMPLE_BYTES, MaskStore, chunks_of, write_dataset

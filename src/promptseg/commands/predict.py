@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import model_and_res
 from promptseg.datasets.preprocess import read_picture
 from promptseg.datasets.tokenizer import ClipTokenizer

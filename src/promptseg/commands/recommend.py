@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.experiments.records import (
     Comparable,

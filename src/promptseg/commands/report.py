@@ -8,7 +8,7 @@ import argparse
 import subprocess
 from pathlib import Path
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.files import write_bytes
 from promptseg.params import read_paths

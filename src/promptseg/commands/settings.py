@@ -9,7 +9,7 @@ import argparse
 import re
 from pathlib import Path
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.params.recipes import read_recipe
 

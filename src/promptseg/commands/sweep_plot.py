@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from promptseg.commands.console import say
+from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.commands.recommend import compare, say_what_is_left_out
 from promptseg.experiments.records import read_experiments

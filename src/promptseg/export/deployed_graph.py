@@ -4,22 +4,24 @@ The network itself stays plain; `export/rewrites` holds the forms that take its 
 up to rounding; docs/graph.md says what each is worth.
 """
 
-from collections.abc import Collection
-from typing import Literal, cast, get_args
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from torch import Tensor, nn
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
+from promptseg.export.rewrites.convolutions import MatrixConvNorm
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
-from promptseg.export.rewrites.pyramid import MatrixConvNorm
-from promptseg.export.rewrites.substitute import Maker, substituted
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
 from promptseg.networks.xdecoder.mask_decoder import LEVELS
 from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, resize_canvas
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
 
+Maker = Callable[[Any], nn.Module]
+Part = TypeVar("Part", bound=nn.Module)
 Rewrite = Literal["stem", "blocks", "group_norms", "decoder", "features"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
 PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
@@ -79,3 +81,22 @@ class DeployedGraph(nn.Module):
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:
     """What the graph must decide, by the network's own code: bool [CANVAS, CANVAS]."""
     return network.predict(resize_canvas(image_input, res), text_input[0], CANVAS).mask_logits[0] > 0
+
+
+def substituted(module: Part, makers: Mapping[type[nn.Module], Maker]) -> Part:
+    """Return `module` with each part inside it of a type in `makers` replaced by what its maker makes of it.
+
+    Modules are copied, their parameters are not: the original shares them and is left untouched.
+    """
+    clone = copy.copy(module)
+    children: dict[str, nn.Module | None] = {}
+    for name, child in module._modules.items():
+        if child is None:
+            children[name] = None
+        elif type(child) in makers:
+            children[name] = makers[type(child)](child)
+        else:
+            children[name] = substituted(child, makers)
+    clone._modules = children
+    clone._parameters, clone._buffers = dict(module._parameters), dict(module._buffers)
+    return clone

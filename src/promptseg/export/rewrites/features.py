@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.export.rewrites.split_conv import SplitConv
+from promptseg.export.rewrites.convolutions import SplitConv
 from promptseg.networks.xdecoder.mask_decoder import MaskDecoder
 from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, masks_to_canvas
 
