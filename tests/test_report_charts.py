@@ -87,8 +87,14 @@ def test_a_groups_interval_is_that_of_its_own_rows() -> None:
 @pytest.mark.parametrize(
     ("rows", "unit", "values"),
     [
-        ("conv (1),NPU,1.25,\nup,NPU,0.5,\n", "ms", {"conv (1) (NPU)": 1.25, "up (NPU)": 0.5}),
-        ("softmax,CPU,,12345\n", "cycles", {"softmax (CPU)": 12345}),
+        ("conv (1),NPU,1.25,\nup,NPU,0.5,\n", "ms, NPU", {"conv (1)": 1.25, "up": 0.5}),
+        ("conv,NPU,1.25,\nup,CPU,0.5,\n", "ms", {"conv (NPU)": 1.25, "up (CPU)": 0.5}),
+        ("softmax,CPU,,12345\n", "cycles, CPU", {"softmax": 12345}),
+        (
+            f"network.{'stages.' * 9}blocks.0/Conv_12,NPU,1,\n",
+            "ms, NPU",
+            {"…s.stages.stages.stages.blocks.0/Conv_12": 1},
+        ),
         ("", "cycles", {}),
     ],
 )

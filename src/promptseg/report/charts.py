@@ -14,6 +14,7 @@ from promptseg.metrics import bootstrap_interval
 from promptseg.scoring import BASELINES, Scores
 
 WIDTH_INCHES, PANEL_INCHES, BAR_INCHES = 4.0, 2.2, 0.27  # readable where a phone shrinks it to 320 px
+LONGEST_LABEL = 40  # characters beside a bar
 MOST_OPERATIONS = 14
 INK, OURS, THEIRS = "#1b1f24", "#a3126f", "#8c959f"
 # Text stays text, so that a reader can find it; ids come from a fixed salt, or each run would write other bytes.
@@ -132,12 +133,19 @@ def part_bars(latency: Mapping[str, Any]) -> list[Bar]:
 
 
 def layer_bars(layers: Path) -> tuple[list[Bar], str]:
-    """Return a bar for each layer of a CSV (name, unit, ms, cycles), and which of the two it counts; or nothing."""
+    """Return a bar for each layer of a CSV (name, unit, ms, cycles), and what they count; or nothing.
+
+    Of a long name the end is shown, which tells nodes apart. A unit that all layers share is said with what they count.
+    """
     table = pd.read_csv(layers)
     counted = "ms" if table["ms"].notna().any() else "cycles"
     rows = table.dropna(subset=[counted])
-    labels = rows["name"] + " (" + rows["unit"] + ")"
-    return [Bar(label, value) for label, value in zip(labels, rows[counted], strict=True)], counted
+    names = [name if len(name) <= LONGEST_LABEL else f"…{name[1 - LONGEST_LABEL :]}" for name in rows["name"]]
+    units = list(rows["unit"])
+    if len(set(units)) == 1:
+        return [Bar(*row) for row in zip(names, rows[counted], strict=True)], f"{counted}, {units[0]}"
+    labels = (f"{name} ({unit})" for name, unit in zip(names, units, strict=True))
+    return [Bar(*row) for row in zip(labels, rows[counted], strict=True)], counted
 
 
 def device_bars(devices: Path) -> list[Bar]:
