@@ -14,7 +14,6 @@ import yaml
 
 from promptseg.__main__ import COMMANDS
 from promptseg.commands.settings import arguments_of
-from promptseg.hubs.devices import devices
 from promptseg.params import Params, load_yaml, read_params
 from promptseg.params.recipes import read_recipe
 from tests.imports import ROOT
@@ -261,7 +260,7 @@ def test_every_path_that_a_page_names_is_there() -> None:
 def test_readmes_figures_are_those_of_the_recorded_run() -> None:
     """The row of the default model, figure by figure."""
     score, export, latency = (load_yaml(ROOT / f"metrics/{name}.json") for name in ("score", "export", "latency"))
-    (row,) = re.findall(r"^\| `nano`.*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    (row,) = re.findall(r"^\| `nano`, the .*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
     baseline = max(value for name, value in score.items() if name.startswith("baseline_"))
     for figure in (
         f"{export['parameters'] / 1e6:.1f} million",
@@ -274,10 +273,25 @@ def test_readmes_figures_are_those_of_the_recorded_run() -> None:
         assert figure in row, f"README.md: {figure}"
 
 
-def test_readmes_estimate_of_focal_t_is_the_recorded_simulation_through_the_calibration() -> None:
-    table = pd.read_csv(ROOT / "docs" / "data" / "graph_npu.csv")
-    chosen = (table["model"] == "focal_t") & (table["res"] == 590) & (table["graph"] == "deployed")
-    (simulated_ms,) = table[chosen & table["without"].isna()]["simulated_ms"]
-    (row,) = re.findall(r"^\| `focal_t`.*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
-    estimate_ms = devices()[0].lines["fp16"](simulated_ms)
-    assert f"{estimate_ms:.0f} ms at 590 px" in row
+def test_readmes_devices_are_those_of_the_recorded_simulations() -> None:
+    """The head names the devices, a cell has the estimate and its bounds."""
+    page = PAGES[0].read_text(encoding="utf-8")
+
+    def cells(first: str) -> list[str]:
+        (row,) = re.findall(rf"^\| {re.escape(first)} \|.*$", page, re.MULTILINE)
+        return [cell.strip() for cell in row.split("|")[2:-1]]
+
+    names = [f"latency_ms_estimated{suffix}" for suffix in ("", "_low", "_high")]
+    tables = {"`nano`, 320 px": "metrics/devices.csv", "`focal_t`, 590 px": "docs/data/devices_focal_t_590.csv"}
+    for first, table in tables.items():
+        estimates = pd.read_csv(ROOT / table).set_index("device")
+        wanted = [
+            "{:.1f} ({:.1f} to {:.1f})".format(*estimates.loc[device, names]) for device in cells("estimated, ms")
+        ]
+        assert cells(first) == wanted
+
+
+def test_readmes_estimate_of_focal_t_is_that_of_the_recorded_simulation() -> None:
+    estimates = pd.read_csv(ROOT / "docs" / "data" / "devices_focal_t_590.csv").set_index("device")
+    (row,) = re.findall(r"^\| `focal_t`, the .*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"{estimates.loc['Snapdragon X Elite CRD', 'latency_ms_estimated']:.0f} ms at 590 px" in row
