@@ -93,7 +93,7 @@ def test_a_groups_interval_is_that_of_its_own_rows() -> None:
         (
             f"network.{'stages.' * 9}blocks.0/Conv_12,NPU,1,\n",
             "ms, NPU",
-            {"…s.stages.stages.stages.blocks.0/Conv_12": 1},
+            {"…s.stages.blocks.0/Conv_12": 1},
         ),
         ("", "cycles", {}),
     ],

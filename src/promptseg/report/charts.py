@@ -14,7 +14,7 @@ from promptseg.metrics import bootstrap_interval
 from promptseg.scoring import BASELINES, Scores
 
 WIDTH_INCHES, PANEL_INCHES, BAR_INCHES = 4.0, 2.2, 0.27  # readable where a phone shrinks it to 320 px
-LONGEST_LABEL = 40  # characters beside a bar
+LONGEST_LABEL = 26  # characters beside a bar
 MOST_OPERATIONS = 14
 INK, OURS, THEIRS = "#1b1f24", "#a3126f", "#8c959f"
 # Text stays text, so that a reader can find it; ids come from a fixed salt, or each run would write other bytes.
