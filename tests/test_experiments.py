@@ -167,6 +167,11 @@ def test_broken_runs_are_left_out_and_named_however_good_they_look(changes: dict
     assert found.left_out == 0
 
 
+def test_one_phrase_that_rounding_decides_otherwise_breaks_no_run() -> None:
+    rows = [row("a", 192, 4.5, 0.4), row("b", 590, 9.0, 0.5) | {"float32.iou_mean": 0.986, "float32.iou_worst": 0.2}]
+    assert list(points_of(rows)["name"]) == ["a", "b"]
+
+
 def test_without_a_binary_there_is_nothing_to_be_true_to() -> None:
     """Where nothing can be compiled, the host runs the graph that is scored."""
     nothing = dict.fromkeys(("binary.iou_mean", "binary.iou_worst", "float32.iou_mean", "float32.iou_worst"))

@@ -16,8 +16,9 @@ from promptseg.datasets.records import PHRASE_KINDS, Rle, Sample, read_predictio
 from promptseg.export.deployed_graph import DeployedGraph
 from promptseg.export.onnx_export import trace_graph
 from promptseg.files import sha256_of
+from promptseg.hubs import fidelity as fidelity_module
 from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput
-from promptseg.hubs.fidelity import Fidelity, compare_masks, infer
+from promptseg.hubs.fidelity import FLOAT32, Comparison, Fidelity, compare_masks, infer
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_helpers import hub_config
 from tests.graphs import RECORD, write_bright_graph
@@ -228,6 +229,27 @@ def test_nothing_but_empty_masks_does_not_pass_as_equal(world: Path, tmp_path: P
 def replace_tokens(world: Path, folder: Path, first_id: int) -> GraphInputs:
     np.save(folder / "tokens.npy", np.full((PICTURES * 3, 2, 77), first_id, np.int32))
     return GraphInputs(world / "images", world / "samples.jsonl", folder / "tokens.npy", "val", None)
+
+
+def test_float32_is_held_to_the_mean_and_the_binary_to_the_worst_phrase_too(
+    world: Path, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many phrases rounding may decide one otherwise; of the binary's few none may be another."""
+    compare, worst_of = fidelity_module.compare_masks, {FLOAT32: 0.2}
+
+    def one_strays(names: tuple[str, str], *rest: Any) -> tuple[Comparison, dict[str, float]]:
+        comparison, ious = compare(names, *rest)
+        return replace(comparison, iou_worst=worst_of.get(names[1].split(", ")[-1], comparison.iou_worst)), ious
+
+    monkeypatch.setattr(fidelity_module, "compare_masks", one_strays)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    passed = run(world, graph, tmp_path / "one", Device(emulates=True))
+    assert passed.float32 is not None
+    assert passed.float32.iou_worst == 0.2
+    worst_of["fp16"] = 0.2
+    with pytest.raises(ValueError, match=r"a device, beside ONNX Runtime, CPU, fp16: .* a worst of 0\.2"):
+        run(world, graph, tmp_path / "two", Device(emulates=True))
 
 
 def test_a_comparison_of_nothing_is_refused() -> None:

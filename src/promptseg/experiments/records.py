@@ -169,7 +169,7 @@ def _why_broken(row: Any, floors: Floors, by_npu: bool) -> str:
         return "its mIoU or the interval of it is missing or not finite"
     if row["non_finite"] > 0:
         return f"{row['non_finite']:.0f} of its masks hold values that are no numbers"
-    if row["float32.iou_mean"] < floors.mean or row["float32.iou_worst"] < floors.worst:
+    if row["float32.iou_mean"] < floors.mean:  # of its worst phrase nothing is asked: see hubs.fidelity
         return f"rounding changes masks: {_ious(row, 'float32')}"
     on_npu = row[[NAMES[DEVICE], NAMES[ESTIMATED]]].astype(float)
     if not by_npu or on_npu.isna().all():
