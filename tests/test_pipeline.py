@@ -221,7 +221,7 @@ def read_params_of(name: str) -> set[str]:
         if chain == "hub" and opens_hub:
             asked = [tree, *([syntax(LIBRARY / ASKS_HUB)] if f"src/promptseg/{ASKS_HUB}" in reached(name) else [])]
             called = {node.attr for each in asked for node in ast.walk(each) if isinstance(node, ast.Attribute)}
-            own = {key for each in asked for key in attributes_of(each, "config")}
+            own = {key for each in asked for key in attributes_of(each, "config", "self.config")}
             reads |= hub_reads(called) | {f"hub.{key}" for key in own}
         else:
             reads |= {chain} if "." in chain else section_fields(section)
