@@ -167,6 +167,23 @@ def test_broken_runs_are_left_out_and_named_however_good_they_look(changes: dict
     assert found.left_out == 0
 
 
+def test_failed_and_waiting_runs_are_not_taken_for_the_commit_that_they_start_from() -> None:
+    """DVC shows them with their own params and with the figures of that commit."""
+    rows = [row("a", 192, 4.5, 0.4), row("b", 590, 4.5, 0.4, State="Failed"), row("c", 768, 4.5, 0.4, State="Queued")]
+    found = comparable_points(pd.DataFrame(rows), FLOORS)
+    assert list(found.points["name"]) == ["a"]
+    assert "it failed" in found.broken["b"]
+    assert found.left_out == 1
+
+
+def test_figures_of_another_resolution_are_never_compared() -> None:
+    rows = [row("a", 192, 4.5, 0.4, **{"metrics/export.json:res": 192.0}), row("b", 590, 4.5, 0.4)]
+    rows[1]["metrics/export.json:res"] = 192.0
+    found = comparable_points(pd.DataFrame(rows), FLOORS)
+    assert list(found.points["name"]) == ["a"]
+    assert found.broken["b"] == "its figures were made at 192 px, and it is filed under 590"
+
+
 def test_one_phrase_that_rounding_decides_otherwise_breaks_no_run() -> None:
     rows = [row("a", 192, 4.5, 0.4), row("b", 590, 9.0, 0.5) | {"float32.iou_mean": 0.986, "float32.iou_worst": 0.2}]
     assert list(points_of(rows)["name"]) == ["a", "b"]

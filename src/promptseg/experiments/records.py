@@ -24,6 +24,7 @@ SAMPLES = "samples.jsonl"  # a dependency whose digest DVC shows: a data set may
 ENDS = ("", "_low", "_high")
 QUALITY = ("miou", "miou_ci_low", "miou_ci_high")
 FIDELITY = ("non_finite", *(f"{part}.{iou}" for part in ("binary", "float32") for iou in ("iou_mean", "iou_worst")))
+NOT_RUN = ("Queued", "Running")  # DVC shows such rows with the figures of the commit that they start from
 EMPTY = ("", "None", "-", "!")  # how DVC writes a cell without a value
 
 
@@ -77,7 +78,7 @@ def comparable_points(rows: pd.DataFrame, floors: Floors, source: str | None = N
     (see `_why_broken`) are left out. Raises ValueError when no run is left.
     """
     figures = _figures(rows)
-    scored = figures[figures["miou"].notna()]
+    scored = figures[figures["miou"].notna() & ~figures["state"].isin(NOT_RUN)]
     if scored.empty:
         raise ValueError("got no experiment with metrics, wanted at least one; run `dvc repro`, or `dvc queue start`")
     reasons = scored.apply(_why_broken, axis=1, args=(floors, source != CPU))
@@ -146,12 +147,17 @@ def _first(points: pd.DataFrame) -> Any:
 def _figures(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what is compared of each row; a latency is NaN where the row has none of that name."""
     experiment = _column(rows, "Experiment")
+    recorded = [
+        _numbers(rows, name) for name in rows if str(name).startswith("metrics/") and str(name).endswith(":res")
+    ]
     names = (*QUALITY, *FIDELITY, *(name + end for name in NAMES.values() for end in ENDS))
     return pd.DataFrame(
         {
             "name": experiment.fillna(_column(rows, "rev")).astype(str),
             "can_be_applied": experiment.notna(),
             "res": _numbers(rows, "params.yaml:res").fillna(_numbers(rows, "res")).fillna(0).astype(int),
+            "state": _column(rows, "State"),
+            "recorded_res": recorded[0] if recorded else np.nan,
             **{name: _column(rows, name) for name in SAME},
             SAMPLES: _column(rows, next((name for name in rows if name.endswith(f"/{SAMPLES}")), SAMPLES)),
             **{name: _numbers(rows, name) for name in names},
@@ -165,6 +171,10 @@ def _why_broken(row: Any, floors: Floors, by_npu: bool) -> str:
     The binary counts where latencies on the NPU are to be compared (`by_npu`) and the run has one: without, the host
     ran the scored graph itself.
     """
+    if row["state"] == "Failed":
+        return "it failed, and what DVC shows of it are the figures of the commit that it started from"
+    if pd.notna(row["recorded_res"]) and row["recorded_res"] != row["res"]:
+        return f"its figures were made at {row['recorded_res']:.0f} px, and it is filed under {row['res']}"
     if not np.isfinite(row[list(QUALITY)].astype(float)).all():
         return "its mIoU or the interval of it is missing or not finite"
     if row["non_finite"] > 0:
