@@ -35,9 +35,8 @@ from promptseg.export.deployed_graph import REWRITES, DeployedGraph
 from promptseg.export.onnx_export import count_flops, trace_graph
 from promptseg.hubs.devices import devices
 from promptseg.hubs.host import HostSession
-from promptseg.hubs.local.hub import BINARY, WRAPPER
 from promptseg.hubs.local.process import run_compiler
-from promptseg.hubs.local.profile import PROFILE, read_simulated_cost
+from promptseg.hubs.local.profile import BINARY, PROFILE, WRAPPER, read_simulated_cost
 from promptseg.hubs.local.session import CompileRequest
 from promptseg.networks.xdecoder.model import XDecoder
 

@@ -16,9 +16,8 @@ from benchmarks.graph import DEVICE, OPSET, TABLES
 from benchmarks.graphs import MODELS, PlainGraph, make_network
 from promptseg.export.deployed_graph import REWRITES, DeployedGraph
 from promptseg.export.onnx_export import trace_graph
-from promptseg.hubs.local.hub import BINARY, WRAPPER
 from promptseg.hubs.local.process import run_compiler
-from promptseg.hubs.local.profile import PROFILE, TIMELINE
+from promptseg.hubs.local.profile import BINARY, PROFILE, TIMELINE, WRAPPER
 from promptseg.hubs.local.session import CompileRequest
 from promptseg.hubs.local.trace import NodeTime, add_up, module_of, read_timeline
 

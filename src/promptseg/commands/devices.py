@@ -7,7 +7,7 @@ from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.files import write_rows
 from promptseg.hubs.devices import ESTIMATE_COLUMNS, Device, devices, estimate_all
-from promptseg.hubs.local.profile import Simulation, simulate
+from promptseg.hubs.local.profile import Simulation, simulate_all
 from promptseg.params import read_params, read_paths
 
 HEAD = f"{'device':<24}{'estimated ms':>13}{'80 % within':>16}{'error':>7}{'models':>8}{'binary MB':>11}  simulated"
@@ -29,8 +29,7 @@ def run(options: argparse.Namespace) -> int:
         graph, chosen, cache = options.graph, None, Path.home() / ".cache" / "promptseg"
     if not graph.is_file():
         raise ValueError(f"{graph}: got no such file, wanted an ONNX graph; `dvc repro export`, or name one (--graph)")
-    chips = {device.simulated_chip for device in devices()}
-    simulations = {chip: simulate(graph, chip, cache / "simulations") for chip in chips}
+    simulations = simulate_all(graph, cache / "simulations")
     say(HEAD)
     for device in devices():
         mark = "  <- hub.device" if device.name == chosen else ""

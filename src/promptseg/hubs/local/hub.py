@@ -27,16 +27,14 @@ from promptseg.hubs.base import (
     read_compiled,
 )
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, check_border, read_record
-from promptseg.hubs.devices import Device, devices, estimate_all, find_device
+from promptseg.hubs.devices import Device, Line, estimate_all, find_device
 from promptseg.hubs.local.process import run_compiler, run_emulator
-from promptseg.hubs.local.profile import Simulation, simulate
+from promptseg.hubs.local.profile import BINARY, WRAPPER, Simulation, simulate_all
 from promptseg.hubs.local.session import COMPILER, CompileRequest, EmulateRequest, qnn_available, tool_versions
 from promptseg.hubs.local.trace import part_times_ms
 from promptseg.params import HubConfig
 
 BACKEND = "local"
-WRAPPER = "model.onnx"
-BINARY = "model_qnn.bin"  # the compiler derives it from the wrapper's name
 NOTHING_COMPILED = (
     "nothing was compiled for the NPU: onnxruntime-qnn with an HTP library is not installed on this machine; "
     "latencies are the host CPU's only"
@@ -87,15 +85,14 @@ class LocalHub:
         )
         if not manifest.placed_on_npu:
             return profile
-        chips = {device.simulated_chip for device in devices()}
-        simulations = {chip: simulate(graph, chip, self._simulations) for chip in chips}
+        simulations = simulate_all(graph, self._simulations)
         simulation = simulations[self._device.simulated_chip]
         if simulation.cost.ops_without_cost:
             names = ", ".join(simulation.cost.costless_ops)
             _LOG.warning("the simulated figures leave out %d operations: %s", simulation.cost.ops_without_cost, names)
         times_ms = {chip: each.cost.bounds_ms for chip, each in simulations.items()}
         profile = replace(profile, estimates=tuple(estimate_all(times_ms, manifest.precision)))
-        return _with_simulation(profile, self._device, simulation)
+        return _with_simulation(profile, self._device.lines.get(manifest.precision), simulation)
 
     def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
         """Yield the masks of the context binary in the HTP emulator: about 8 s each for nano at 320 px on two cores."""
@@ -166,11 +163,10 @@ class LocalHub:
         return manifest
 
 
-def _with_simulation(profile: LatencyProfile, device: Device, simulation: Simulation) -> LatencyProfile:
+def _with_simulation(profile: LatencyProfile, line: Line | None, simulation: Simulation) -> LatencyProfile:
     cost, times = simulation.cost, simulation.times
     slowest = sorted(times.items(), key=lambda item: (-item[1].elapsed_ms, item[0]))[:SLOWEST]
     simulated_ms = cost.bounds_ms
-    line = device.lines.get("fp16")
     if line is not None:
         estimate = line.estimate(*simulated_ms)
         profile = replace(

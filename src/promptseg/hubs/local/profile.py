@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from promptseg.files import read_json, sha256_of, write_json
-from promptseg.hubs.devices import Chip
+from promptseg.hubs.devices import Chip, devices
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.session import CompileRequest, tool_versions
 from promptseg.hubs.local.trace import NodeTime, read_timeline
 
-PROFILE, TIMELINE = "profile.csv", "profile_qnn.log"  # the compiler derives the second name from the first
+WRAPPER, BINARY = "model.onnx", "model_qnn.bin"  # of each pair the compiler derives the second name from the first
+PROFILE, TIMELINE = "profile.csv", "profile_qnn.log"
 _LOG = logging.getLogger(__name__)
 _SECTION_START = "Performance Estimates"
 _CYCLES = "Simulated (Accelerator exec cycles)"
@@ -65,6 +66,11 @@ class Simulation:
     binary_bytes: int
 
 
+def simulate_all(graph: Path, cache: Path) -> dict[Chip, Simulation]:
+    """Simulate `graph` on every chip that some device is simulated by; see `simulate`."""
+    return {chip: simulate(graph, chip, cache) for chip in {device.simulated_chip for device in devices()}}
+
+
 def simulate(graph: Path, chip: Chip, cache: Path) -> Simulation:
     """Compile `graph` for a chip that the simulator knows, and read what it says; kept below `cache` for the next time.
 
@@ -87,12 +93,10 @@ def simulate(graph: Path, chip: Chip, cache: Path) -> Simulation:
         linked = scratch / "linked" / graph.name
         linked.parent.mkdir()
         _link(graph, linked)
-        request = CompileRequest(
-            linked.name, str(scratch / "model.onnx"), chip, str(scratch / PROFILE), False, trace=True
-        )
+        request = CompileRequest(linked.name, str(scratch / WRAPPER), chip, str(scratch / PROFILE), False, trace=True)
         run_compiler(linked.parent, request)
         cost = read_simulated_cost(scratch / PROFILE)
-        binary = scratch / "model_qnn.bin"
+        binary = scratch / BINARY
         simulation = Simulation(cost, read_timeline(scratch / TIMELINE, binary), binary.stat().st_size)
     write_json(kept, {"origin": origin, **asdict(simulation)})
     return simulation
