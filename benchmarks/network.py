@@ -20,10 +20,10 @@ from benchmarks.machine import machine
 from benchmarks.plain_wrapper import ClassQuery, plain_wrapper
 from benchmarks.recipe import made_up
 from promptseg.checkpoints.published import Conversion, convert, published_shapes
-from promptseg.checkpoints.start import BUILDERS
 from promptseg.datasets.tokenizer import END_OF_TEXT
 from promptseg.export.deployed_graph import DeployedGraph, plain_mask
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.networks import BUILDERS
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, build_on_meta
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from promptseg.checkpoints.published import published_shapes
-from promptseg.checkpoints.start import BUILDERS
 from promptseg.files import atomic_path
+from promptseg.networks import BUILDERS
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 
 

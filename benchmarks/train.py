@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from benchmarks.machine import machine
-from promptseg.checkpoints.start import BUILDERS
 from promptseg.datasets.records import read_samples
 from promptseg.datasets.tokenizer import CONTEXT_LENGTH, END_OF_TEXT, ClipTokenizer, write_tokens
+from promptseg.networks import BUILDERS
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, ShapesConfig, read_params

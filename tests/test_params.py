@@ -113,7 +113,7 @@ def test_values_within_reason_are_taken_as_they_are(tmp_path, dotted, value):
         ("data", 3, "3", "text"),
         ("mirror", 3, "3", "text or a list of at least one or null"),
         ("mirror", [], "[]", "text or a list of at least one or null"),
-        ("model", "huge", "'huge'", "one of nano"),
+        ("model", "huge", "'huge'", "nano, mobile"),
         ("finetune", 3, "3", "a section with keys"),
         ("finetune", None, "None", "a section with keys"),
         ("finetune.init", False, "False", "text or null"),

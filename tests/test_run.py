@@ -15,8 +15,8 @@ from networks import micro, micro_network
 from trainings import few_scenes, short_training
 
 from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_checkpoint
-from promptseg.checkpoints.start import BUILDERS
 from promptseg.files import sha256_of
+from promptseg.networks import BUILDERS
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.params import FinetuneConfig, read_code
 from promptseg.training import loop, losses
@@ -207,7 +207,7 @@ from networks import micro
 from trainings import short_training
 from promptseg.training import loop
 from promptseg.training.run import run_finetune
-from promptseg.checkpoints.start import BUILDERS
+from promptseg.networks import BUILDERS
 
 BUILDERS["nano"] = micro
 rate = loop.lr_factor

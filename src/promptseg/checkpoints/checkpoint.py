@@ -14,6 +14,7 @@ from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoderC
 from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, build_on_meta
 from promptseg.networks.xdecoder.pixel_decoder import PixelDecoderConfig
 from promptseg.networks.xdecoder.text_encoder import TextConfig
+from promptseg.networks.xdecoder.timm_backbone import TimmConfig
 from promptseg.networks.xdecoder.vit_backbone import VitConfig
 
 FORMAT = 1
@@ -87,8 +88,9 @@ def architecture_from_json(fields: dict[str, Any]) -> XDecoderConfig:
         key: tuple(value) if isinstance(value, list) else value for key, value in fields["backbone"].items()
     }
     decoder = fields["mask_decoder"]
+    kind = VitConfig if "window" in backbone else TimmConfig if "name" in backbone else FocalConfig
     return XDecoderConfig(
-        backbone=VitConfig(**backbone) if "window" in backbone else FocalConfig(**backbone),
+        backbone=kind(**backbone),
         text=TextConfig(**fields["text"]),
         pixel_decoder=PixelDecoderConfig(**fields["pixel_decoder"]),
         mask_decoder=MaskDecoderConfig(**{**decoder, "mask_attention": MaskAttention(**decoder["mask_attention"])}),

@@ -10,6 +10,7 @@ from typing import Literal
 
 from promptseg.networks.xdecoder.backbone import FocalConfig
 from promptseg.networks.xdecoder.model import MEAN, STD, XDecoderConfig
+from promptseg.networks.xdecoder.timm_backbone import TimmConfig
 from promptseg.networks.xdecoder.vit_backbone import VitConfig
 
 Change = Literal["renamed", "squeezed", "cut"]
@@ -127,7 +128,11 @@ class Target:
 
 
 def key_table(config: XDecoderConfig) -> dict[str, Target]:
-    """Every published key of the grounding path of `config`, spelled out, without a wrapper's prefix."""
+    """Every published key of the grounding path of `config`, spelled out, without a wrapper's prefix.
+
+    Nobody published an X-Decoder on a backbone of timm's.
+    """
+    assert not isinstance(config.backbone, TimmConfig)
     head, pixels = "sem_seg_head.predictor.", "sem_seg_head.pixel_decoder."
     text = f"{head}lang_encoder."
     pairs = [

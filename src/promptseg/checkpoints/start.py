@@ -1,7 +1,7 @@
 """Where training starts: from nothing, or from a checkpoint, ours or a published one, that must fit params.yaml."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,15 +9,17 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 
+from promptseg.checkpoints.backbone_weights import HUB, PACKAGE, load_backbone, package_file
+from promptseg.checkpoints.backbone_weights import SUFFIXES as BACKBONE_SUFFIXES
 from promptseg.checkpoints.checkpoint import load_checkpoint
 from promptseg.checkpoints.published import SUFFIXES, load_published
 from promptseg.download import download
 from promptseg.files import sha256_of
+from promptseg.networks import architecture
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, focal_t, nano, vit_b
+from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig
+from promptseg.networks.xdecoder.timm_backbone import TimmConfig
 from promptseg.params import FinetuneConfig
-
-BUILDERS: dict[str, Callable[[MaskAttention], XDecoderConfig]] = {"nano": nano, "focal_t": focal_t, "vit_b": vit_b}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ def starting_point(model: str, config: FinetuneConfig, downloads: Path) -> Start
     Raises ValueError when the weights are missing, or their architecture or mask attention is not the one asked for, or
     when a picture has more phrases than the network has queries.
     """
-    wanted = BUILDERS[model](MaskAttention(config.attends, config.mask_resize))
+    try:
+        wanted = architecture(model, MaskAttention(config.attends, config.mask_resize))
+    except ValueError as error:
+        raise ValueError(f"model: {error}") from error
     queries = wanted.mask_decoder.object_queries
     if config.phrases_per_picture > queries:
         raise ValueError(
@@ -48,19 +53,25 @@ def starting_point(model: str, config: FinetuneConfig, downloads: Path) -> Start
     if config.init is None:
         torch.manual_seed(config.seed)
         return Start(XDecoder(wanted), None, {"init": None, "kind": "drawn", "seed": config.seed})
+    torch.manual_seed(config.seed)  # of what the weights leave drawn
     path = weights_file(config.init, downloads)
-    kind, load = _reader(path)
-    network, keys = load(path, model, wanted)
-    sha256 = sha256_of(path)
-    return Start(network, sha256, {"init": config.init, "kind": kind, "sha256": sha256, **keys})
+    network, keys = _load(path, model, wanted)
+    sha256 = sha256_of(path) if isinstance(path, Path) else keys["values_sha256"]
+    return Start(network, sha256, {"init": config.init, "sha256": sha256, **keys})
 
 
-def weights_file(init: str, downloads: Path) -> Path:
+def weights_file(init: str, downloads: Path) -> Path | str:
     """Return the path of the weights; an address is downloaded below `downloads`, with the JSON of a .safetensors.
+
+    A name on timm's hub is returned as it is: timm's own loader keeps what it downloads.
 
     A file that was downloaded before is used again where its bytes still have the sha256 that was recorded then. Raises
     ValueError when the address gives no file, OSError when the disk is full.
     """
+    if init.startswith(HUB):
+        return init
+    if init.startswith(PACKAGE):
+        return package_file(init)
     if not init.startswith(("http://", "https://")):
         return Path(init)
     parts = urlsplit(init)
@@ -75,19 +86,28 @@ def weights_file(init: str, downloads: Path) -> Path:
     return target
 
 
-_Load = Callable[[Path, str, XDecoderConfig], tuple[XDecoder, dict[str, Any]]]
+def _load(source: Path | str, model: str, wanted: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:
+    """Build the network with the weights that `source` holds; the ledger says of which kind they are."""
+    of_timm, suffix = isinstance(wanted.backbone, TimmConfig), source.suffix if isinstance(source, Path) else HUB
+    beside = isinstance(source, Path) and source.with_suffix(".json").is_file()
+    if isinstance(source, Path) and suffix == ".safetensors" and (beside or not of_timm):
+        return _load_ours(source, model, wanted), {"kind": "ours"}
+    if of_timm and suffix in (HUB, *BACKBONE_SUFFIXES):
+        network = XDecoder(wanted).eval()
+        return network, {"kind": "backbone", **load_backbone(network, source)}
+    if isinstance(source, Path) and suffix in SUFFIXES and not of_timm:
+        network, ledger = _load_published(source, model, wanted)
+        return network, {"kind": "published", **ledger}
+    others = f"{', '.join(BACKBONE_SUFFIXES)}, or a name on timm's hub: weights of its backbone"
+    others = others if of_timm else f"{' or '.join(SUFFIXES)}, a published one"
+    name = source.name if isinstance(source, Path) else source
+    raise ValueError(
+        f"finetune.init: got {name!r} for model {model!r}, wanted a file that ends with .safetensors, a checkpoint of "
+        f"ours, or {others}"
+    )
 
 
-def _reader(path: Path) -> tuple[str, _Load]:
-    if path.suffix == ".safetensors":
-        return "ours", _load_ours
-    if path.suffix in SUFFIXES:
-        return "published", _load_published
-    wanted = f".safetensors, a checkpoint of ours, or {' or '.join(SUFFIXES)}, a published one"
-    raise ValueError(f"finetune.init: got {path.name!r}, wanted a file that ends with {wanted}")
-
-
-def _load_ours(path: Path, model: str, wanted: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:
+def _load_ours(path: Path, model: str, wanted: XDecoderConfig) -> XDecoder:
     network, _ = load_checkpoint(path)
     wanted = replace(wanted, canvas_rule=network.config.canvas_rule)  # which the weights decide
     if network.config != wanted:
@@ -95,7 +115,7 @@ def _load_ours(path: Path, model: str, wanted: XDecoderConfig) -> tuple[XDecoder
             f"finetune.init: {path} differs from model {model!r} in {'; '.join(_differences(network.config, wanted))}; "
             "change model, finetune.attends or finetune.mask_resize"
         )
-    return network, {}
+    return network
 
 
 def _load_published(path: Path, model: str, wanted: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:

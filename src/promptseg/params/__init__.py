@@ -35,6 +35,7 @@ from promptseg.params.sections import (
     HubConfig,
     LossWeights,
     LrScale,
+    Model,
     Res,
     ScoreConfig,
     check_res,
@@ -79,7 +80,7 @@ class Params:
     data: str
     mirror: str | Annotated[tuple[str, ...], Field(min_length=1, description="a list of at least one")] | None
     watch: str
-    model: Literal["nano", "focal_t", "vit_b"]
+    model: Model
     res: Res
     finetune: FinetuneConfig
     export: ExportConfig

@@ -7,11 +7,14 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 RES_MIN, RES_MAX = 64, 1024  # two cells at stride 32; the canvas
+ELSEWHERE = ("http://", "https://", "package:", "timm/")  # weights that are no file of this folder
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # A range is said in words by promptseg.params; `description` stands in for it where there is more to say.
 RES_WANTED = f"a whole number of pixels from {RES_MIN} to {RES_MAX}, the canvas"
 Res = Annotated[int, Field(ge=RES_MIN, le=RES_MAX, description=RES_WANTED)]
+MODEL_WANTED = "nano, mobile, focal_t, vit_b, or timm/ and a backbone's name, such as timm/resnet18"
+Model = Annotated[str, Field(pattern=r"^(nano|mobile|focal_t|vit_b|timm/[\w.]+)$", description=MODEL_WANTED)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to below 2**63")]
@@ -97,7 +100,7 @@ class FinetuneConfig:
     @classmethod
     def _holds_init(cls, watch: str, info: ValidationInfo) -> str:
         init = info.data.get("init")
-        if init is None or init.startswith(("http://", "https://")):
+        if init is None or init.startswith(ELSEWHERE):
             return watch
         path = Path(init)
         files, holds = [path], init

@@ -11,6 +11,7 @@ from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalConfig
 from promptseg.networks.xdecoder.mask_decoder import DecoderOutput, MaskAttention, MaskDecoder, MaskDecoderConfig
 from promptseg.networks.xdecoder.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from promptseg.networks.xdecoder.text_encoder import TextConfig, TextEncoder
+from promptseg.networks.xdecoder.timm_backbone import TimmBackbone, TimmConfig, timm_config
 from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
 
 MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
@@ -30,7 +31,7 @@ class XDecoderConfig:
     with one.
     """
 
-    backbone: FocalConfig | VitConfig
+    backbone: FocalConfig | VitConfig | TimmConfig
     text: TextConfig
     pixel_decoder: PixelDecoderConfig
     mask_decoder: MaskDecoderConfig
@@ -61,14 +62,14 @@ class XDecoder(nn.Module):
     def __init__(self, config: XDecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone: nn.Module = (
-            VitBackbone(config.backbone) if isinstance(config.backbone, VitConfig) else FocalBackbone(config.backbone)
-        )
+        self.backbone = make_backbone(config.backbone)
         self.text_encoder = TextEncoder(config.text, config.mask_decoder.dim)
         self.pixel_decoder = PixelDecoder(config.backbone.channels, config.pixel_decoder)
         self.mask_decoder = MaskDecoder(config.mask_decoder)
         self.log_temperature = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07), CLIP's starting point
-        for name, values in (("mean", MEAN), ("std", STD)):  # real also where the weights are shapes only
+        backbone = config.backbone
+        mean, std = (backbone.mean, backbone.std) if isinstance(backbone, TimmConfig) else (MEAN, STD)
+        for name, values in (("mean", mean), ("std", std)):  # real also where the weights are shapes only
             self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
 
     def forward(
@@ -113,6 +114,13 @@ class XDecoder(nn.Module):
         with torch.autocast(query_embedding.device.type, enabled=False):
             cosine = F.normalize(query_embedding.float(), dim=-1) @ F.normalize(phrase.float(), dim=-1).unsqueeze(2)
             return cosine.squeeze(2) * self.log_temperature.exp()
+
+
+def make_backbone(config: FocalConfig | VitConfig | TimmConfig) -> nn.Module:
+    """Build the backbone that a configuration is of."""
+    if isinstance(config, TimmConfig):
+        return TimmBackbone(config)
+    return VitBackbone(config) if isinstance(config, VitConfig) else FocalBackbone(config)
 
 
 def build_on_meta(config: XDecoderConfig) -> XDecoder:
@@ -184,6 +192,31 @@ def nano(mask_attention: MaskAttention) -> XDecoderConfig:
             heads=4,
             ffn_dim=256,
             layers=6,
+            object_queries=16,
+            values_carry_positions=True,
+            mask_attention=mask_attention,
+        ),
+        canvas_rule="crop",
+    )
+
+
+def mobile(mask_attention: MaskAttention) -> XDecoderConfig:
+    """A phone's choice: EfficientNet-Lite0 (Apache 2.0) under small decoders."""
+    return on_timm("tf_efficientnet_lite0", mask_attention)
+
+
+def on_timm(name: str, mask_attention: MaskAttention) -> XDecoderConfig:
+    """The decoders and the text encoder of `mobile` on one of timm's backbones; ValueError as `timm_config` says."""
+    return XDecoderConfig(
+        backbone=timm_config(name),
+        text=TextConfig(width=80, heads=5, layers=3, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(dim=128, mask_dim=128, heads=8, ffn_dim=256, encoder_layers=2, norm_groups=32),
+        mask_decoder=MaskDecoderConfig(
+            dim=128,
+            mask_dim=128,
+            heads=8,
+            ffn_dim=512,
+            layers=3,
             object_queries=16,
             values_carry_positions=True,
             mask_attention=mask_attention,
