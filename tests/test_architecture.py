@@ -120,12 +120,19 @@ def test_layers_below_know_nothing_of_those_above() -> None:
         "report": ("training", "export", "hubs", "networks", "checkpoints", "params", "sources"),
         "experiments": ("training", "export", "hubs", "networks", "checkpoints", "params", "datasets", "sources"),
         "demo": ("training", "export", "hubs", "networks", "checkpoints", "params", "sources", "experiments"),
-        "inference": ("training", "report", "scoring", "params", "sources"),
+        "inference": ("training", "scoring", "sources", "commands", "demo"),
     }
     for package, forbidden in above.items():
         for path in (LIBRARY / package).rglob("*.py"):
             wrong = {name for name in modules(path) if name.partition(".")[0] in forbidden}
             assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_answers_draw_and_nothing_more_of_reports() -> None:
+    found = {name for path in (LIBRARY / "inference").glob("*.py") for name in modules(path)}
+    assert {name for name in found if name.startswith("report.")} <= {
+        *("report.overlay", "report.overlay.overlay", "report.overlay.shrink")
+    }
 
 
 def test_backends_are_known_in_one_place() -> None:

@@ -12,13 +12,13 @@ from graphs import write_bright_graph
 from PIL import Image
 
 from promptseg.demo.server import MOST_BYTES, PICTURE_TYPE, DemoServer
-from promptseg.inference.ask import open_model
+from promptseg.inference.model import load
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
     graph = write_bright_graph(tmp_path_factory.mktemp("graph") / "model.onnx")
-    with DemoServer(open_model(graph, 320), 0) as served:
+    with DemoServer(load(graph), 0) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
         yield served
         served.shutdown()
@@ -57,7 +57,7 @@ def test_a_question_is_answered(server: DemoServer) -> None:
     told = json.loads(content)
     assert status == 200
     assert (told["area_pixels"], told["area_percent"], told["box_xyxy"]) == (3200, 100.0, [0, 0, 80, 40])
-    assert told["confidence"] is None
+    assert told["score"] is None
     assert told["picture"].startswith("data:image/jpeg;base64,")
 
 

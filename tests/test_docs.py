@@ -145,14 +145,17 @@ def test_the_sweeps_table_is_the_recorded_sweep() -> None:
     assert told == [(f"{row.res}", f"{row.latency_ms:.1f}", f"{row.miou:.3f}") for row in sweep.itertuples()]
 
 
-def test_python_in_the_docs_runs() -> None:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs/predict.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
-    )
-    for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.slow
+def test_python_in_the_docs_runs_and_prints_what_stands_below_it(tmp_path: Path) -> None:
+    for name in ("docs", "weights"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    page = (ROOT / "docs/api.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```(?:\n\n```\n(.*?)^```)?", page, re.MULTILINE | re.DOTALL)
+    for code, printed in blocks:
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert len(blocks) == 1
+        assert done.stdout == printed
+    assert len(blocks) == 4
 
 
 def test_metrics_that_the_docs_name_exist() -> None:

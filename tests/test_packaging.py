@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -54,8 +55,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("setuptools")
     folder = tmp_path_factory.mktemp("wheel")
     tree = copy_parts(folder / "tree")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         (tree / name).write_bytes((ROOT / name).read_bytes())
+    shutil.copytree(ROOT / "weights", tree / "weights")
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, tree]
     subprocess.run([*map(str, command)], check=True, capture_output=True)
     (made,) = folder.glob("*.whl")
@@ -67,6 +69,8 @@ def test_a_wheel_holds_every_file_of_the_library(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("promptseg/")}
     data = {path for path in LIBRARY.rglob("*") if path.suffix in (".html", ".j2", ".js", ".json", ".txt")}
     assert not {path.relative_to(LIBRARY.parent).as_posix() for path in [*library_files(), *data]} - held
+    shipped = {path.name for path in (ROOT / "weights").iterdir() if path.suffix in (".safetensors", ".json")}
+    assert {Path(name).name for name in held if name.startswith("promptseg/weights/")} == shipped
 
 
 @pytest.mark.slow
@@ -84,13 +88,15 @@ def test_an_installed_wheel_runs_from_any_folder(wheel: Path, tmp_path: Path) ->
         "from promptseg.hubs.devices import Chip\n"
         "from promptseg.hubs.local.session import CompileRequest\n"
         "print(promptseg.__file__, len(ClipTokenizer().encode_all(['a cup'])))\n"
+        "print(promptseg.load('nano-shapes').name)\n"
         "try:\n"
         "    run_compiler(pathlib.Path(), CompileRequest('none.onnx', 'w.onnx', Chip(73, 60, 8), None, False))\n"
         "except ValueError as error:\n"
         "    print(error)\n"
     )
     done = run_in(elsewhere, "-c", code, source=site)
-    imported, refusal = done.stdout.splitlines()
+    imported, opened, refusal = done.stdout.splitlines()
+    assert opened == f"{site / 'promptseg/weights/nano-shapes.safetensors'} at 320 px"
     assert imported == f"{site / 'promptseg' / '__init__.py'} 1", done.stderr
     assert "none.onnx" in refusal
     assert "No module named" not in refusal
@@ -102,6 +108,11 @@ def test_help_lists_the_commands_and_loads_nothing_heavy(tmp_path: Path) -> None
     done = run_in(tmp_path, "-c", code)
     assert done.stdout.splitlines()[-1] == "loaded []", done.stderr
     assert set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
+    done = run_in(tmp_path, "-c", f"import promptseg, sys; print(sorted(set({HEAVY!r}) & sys.modules.keys()))")
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_a_command_finds_its_project_from_a_folder_within(

@@ -14,7 +14,7 @@ from test_report import FIDELITY, LATENCY
 from test_report_gallery import tiles
 
 from promptseg.demo.server import DemoServer
-from promptseg.inference.ask import open_model
+from promptseg.inference.model import load
 from promptseg.report.charts import Bar, draw_bars, draw_curves
 from promptseg.report.page import Chart, Report, render_report
 from promptseg.scoring import Scores
@@ -55,7 +55,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a demo whose model finds what is bright."""
     graph = write_bright_graph(tmp_path_factory.mktemp("graph") / "model.onnx")
-    with DemoServer(open_model(graph, 320), 0) as server:
+    with DemoServer(load(graph), 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.address
         server.shutdown()

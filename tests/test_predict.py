@@ -40,8 +40,8 @@ def test_each_phrase_gets_a_line_and_an_overlay(
     assert predict(picture, "The red cup!", "红色的圆", "--model", graph, "--out", tmp_path / "out") == 0
     told = capsys.readouterr().out
     assert f"model: {graph}" in told
-    assert '"The red cup!": 3,600 px (50.0 %), box 60,0 to 120,60 px, ' in told
-    assert "no confidence: an ONNX file hands out the mask alone" in told
+    assert '"The red cup!": 3,600 px (50.0 %), box 60,0 to 120,60 px -> ' in told
+    assert "no score: an ONNX file hands out the mask alone" in told
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["half.png-1-the-red-cup.png", "half.png-2-红色的圆.png"]
     drawn = np.asarray(Image.open(tmp_path / "out" / written[0]))

@@ -6,17 +6,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from promptseg.commands import say
-from promptseg.commands.project import model_and_res
+from promptseg.commands.project import default_model
 from promptseg.datasets.preprocess import read_picture
-from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.files import atomic_path
-from promptseg.inference.ask import Answer, Model, ask, open_model
+from promptseg.inference.model import Model, Segment, load
 from promptseg.params.sections import check_res
-from promptseg.report.overlay import overlay, shrink
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 OVERLAY_SIDE = 1600  # px at most: a phone's 12 megapixels take seconds to compress and show no more
@@ -38,7 +35,6 @@ def run(options: argparse.Namespace) -> int:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out: got {options.out}, which is a file, wanted a folder to write to")
     model = chosen_model(options)
-    tokenizer = ClipTokenizer()
     say(f"model: {model.name}")
     failed = 0
     for path in pictures:
@@ -51,47 +47,41 @@ def run(options: argparse.Namespace) -> int:
             say(f"error: {error}")
             failed += 1
             continue
-        lines = _answer(model, tokenizer, path.name, picture, options)
-        seconds = time.perf_counter() - start
-        say(f"{path}: {picture.shape[1]}x{picture.shape[0]} px, {seconds:.2f} s with reading, drawing and writing")
-        for line in lines:
-            say(line)
-    if model.why_no_confidence:
-        say(f"no confidence: {model.why_no_confidence}")
+        found = model.segment(picture, options.phrases)
+        say(f"{path}: {picture.shape[1]}x{picture.shape[0]} px, {time.perf_counter() - start:.2f} s")
+        for number, segment in enumerate(found, start=1):
+            say(f"  {describe(segment)} -> {_write(path.name, number, segment, options)}")
+    if model.why_no_score:
+        say(f"no score: {model.why_no_score}")
     return 1 if failed else 0
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe how a person names the model to ask."""
-    parser.add_argument("--model", type=Path, help="a .onnx or a .safetensors file; by default the pipeline's own")
     parser.add_argument(
-        "--res", type=int, help="side in px at which a checkpoint works; by default that of params.yaml"
+        "--model",
+        help="a .onnx or a .safetensors file, weights that ship (nano-shapes), an experiment's name or a git revision; "
+        "by default the pipeline's own",
     )
+    parser.add_argument("--res", type=int, help="side in px at which a checkpoint works; by default its validation's")
 
 
 def chosen_model(options: argparse.Namespace) -> Model:
     """Open the model that a person named, or the default one; ValueError when there is none, or no such `res`."""
     if options.res is not None:
         check_res("--res", options.res)
-    return open_model(*model_and_res(options.model, options.res))
+    if options.model is not None:
+        return load(options.model, res=options.res)
+    path, res = default_model()
+    return load(path, res=options.res or res)
 
 
-def describe(answer: Answer, confidence_known: bool) -> str:
+def describe(found: Segment) -> str:
     """Say in one line what is known of an answer."""
-    box = answer.box_xyxy
+    box, inside = found.box_xyxy, int(np.count_nonzero(found.mask))
     where = "nothing found" if box is None else f"box {box[0]},{box[1]} to {box[2]},{box[3]} px"
-    parts = [f"{answer.area_pixels:,} px ({100 * answer.area_share:.1f} %)", where]
-    if confidence_known:
-        parts.append("confidence -" if answer.confidence is None else f"confidence {answer.confidence:.2f}")
-    return f'"{answer.phrase}": {", ".join([*parts, f"{answer.milliseconds:.0f} ms"])}'
-
-
-def draw(picture: NDArray[np.uint8], answer: Answer, side: int) -> NDArray[np.uint8]:
-    """Lay an answer over its picture, uint8 RGB [h, w, 3], the longest edge at most `side` px."""
-    nothing = np.zeros_like(answer.mask)
-    if max(answer.mask.shape) <= side:
-        return overlay(picture, nothing, answer.mask)
-    return overlay(*shrink(picture, nothing, answer.mask, side))
+    score = "" if found.score is None else f", score {found.score:.2f}"
+    return f'"{found.phrase}": {inside:,} px ({100 * inside / found.mask.size:.1f} %), {where}{score}'
 
 
 def _pictures(path: Path) -> list[Path]:
@@ -105,18 +95,13 @@ def _pictures(path: Path) -> list[Path]:
     return found
 
 
-def _answer(
-    model: Model, tokenizer: ClipTokenizer, name: str, picture: NDArray[np.uint8], options: argparse.Namespace
-) -> list[str]:
-    """Ask all phrases about a picture, write what comes out, and return a line for each."""
-    lines = []
-    for number, answer in enumerate(ask(model, tokenizer, picture, options.phrases), start=1):
-        path = options.out / f"{name}-{number}-{_slug(answer.phrase)}.png"
-        _write_png(path, Image.fromarray(draw(picture, answer, OVERLAY_SIDE)))
-        if options.mask:
-            _write_png(path.with_suffix(".mask.png"), Image.fromarray(answer.mask.astype(np.uint8) * 255))
-        lines.append(f"  {describe(answer, not model.why_no_confidence)} -> {path}")
-    return lines
+def _write(name: str, number: int, found: Segment, options: argparse.Namespace) -> Path:
+    """Write what one phrase found, and return the overlay's path."""
+    path: Path = options.out / f"{name}-{number}-{_slug(found.phrase)}.png"
+    _write_png(path, found.draw(OVERLAY_SIDE))
+    if options.mask:
+        _write_png(path.with_suffix(".mask.png"), Image.fromarray(found.mask.astype(np.uint8) * 255))
+    return path
 
 
 def _slug(phrase: str) -> str:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import promptseg
-from promptseg.params import PARAMS_FILE, PIPELINE_FILE, read_params, read_paths
+from promptseg.params import PARAMS_FILE, PIPELINE_FILE, find_project, read_params, read_paths
 
 _LOG = logging.getLogger(__name__)
 
@@ -15,35 +15,32 @@ def project_root() -> Path:
     Warns where the code that runs is not the project's own. Raises ValueError outside of a project.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if all((folder / name).is_file() for name in (PARAMS_FILE, PIPELINE_FILE)):
-            _warn_of_other_code(folder)
-            return folder
+    root = find_project(here)
+    if root is not None:
+        _warn_of_other_code(root)
+        return root
     raise ValueError(
         f"{here}: got no project, wanted {PIPELINE_FILE} and {PARAMS_FILE} here or in a folder above; change to a "
         "clone of promptseg"
     )
 
 
-def model_and_res(model: Path | None, res: int | None) -> tuple[Path, int]:
-    """Return the file to ask and the side in px at which a checkpoint works, the project's where none is given.
+def default_model() -> tuple[Path, int]:
+    """Return the project's file to ask, and the side in px at which it works where it is a checkpoint.
 
-    The project's model is the exported graph, else the fine-tuned checkpoint, else the weights that training starts
-    from. An ONNX file has a resolution of its own and is asked outside of a project, too. Raises ValueError, with the
-    remedy, where a fresh clone has no model.
+    That is the exported graph, else the fine-tuned checkpoint, else the weights that training starts from. Raises
+    ValueError, with the remedy, where a fresh clone has no model.
     """
-    if model is not None and (res is not None or model.suffix == ".onnx"):
-        return model, res or 0
     root = project_root()
     params, paths = read_params(root), read_paths(root)
     candidates = [paths["graph"], paths["checkpoint"]]
     if params.finetune.init is not None:
         candidates.append(root / params.finetune.init)
-    found = model or next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         names = ", ".join(map(str, candidates))
         raise ValueError(f"got no model ({names}); run `dvc repro export`, or name one (--model)")
-    return found, res or params.res
+    return found, params.res
 
 
 def _warn_of_other_code(root: Path) -> None:

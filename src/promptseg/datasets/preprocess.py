@@ -45,15 +45,28 @@ def read_picture(encoded: BinaryIO | bytes, name: str) -> NDArray[np.uint8]:
     """
     stream = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
-        with Image.open(stream) as image:
-            size = image.size
-            if size[0] * size[1] <= MAX_PIXELS:
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        image = Image.open(stream)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name}: got bytes that are no known picture format; replace the file") from error
     except DAMAGED_PICTURE as error:
-        raise ValueError(f"{name}: got a picture that cannot be read ({error}); replace the file") from error
-    raise ValueError(f"{name}: got {size[0]}x{size[1]} px, wanted at most {MAX_PIXELS:,} pixels; make it smaller")
+        raise _unreadable(name, error) from error
+    with image:
+        return picture_of(image, name)
+
+
+def picture_of(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Return an image of Pillow's as `read_picture` does: decoded, EXIF orientation applied. Raises as that does."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: got {width}x{height} px, wanted at most {MAX_PIXELS:,} pixels; make it smaller")
+    try:
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except DAMAGED_PICTURE as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    return ValueError(f"{name}: got a picture that cannot be read ({error}); replace the file")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ import base64
 import json
 import sys
 import threading
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,9 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from promptseg.datasets.preprocess import read_picture
-from promptseg.datasets.tokenizer import ClipTokenizer
-from promptseg.inference.ask import Answer, Model, ask
-from promptseg.report.overlay import encode_jpeg, overlay, shrink
+from promptseg.inference.model import Model
+from promptseg.report.overlay import encode_jpeg
 
 HOST = "127.0.0.1"  # this machine only: whoever reaches the page uses the model, and sends it pictures
 PAGE = Path(__file__).parent / "page.html"
@@ -40,7 +40,6 @@ class DemoServer(ThreadingHTTPServer):
     def __init__(self, model: Model, port: int) -> None:
         super().__init__((HOST, port), _Handler)
         self.model = model
-        self.tokenizer = ClipTokenizer()
         self.busy = threading.Lock()  # a model answers one question at a time
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -56,25 +55,22 @@ class DemoServer(ThreadingHTTPServer):
     def answer(self, picture: bytes, phrase: str) -> dict[str, Any]:
         """Return what the page shows of one question. Raises ValueError for no picture, or a phrase without a word."""
         pixels = read_picture(picture, "the picture")
+        start = time.perf_counter()
         with self.busy:
-            (answer,) = ask(self.model, self.tokenizer, pixels, [phrase])
-        nothing = np.zeros_like(answer.mask)
-        side = min(SHOWN_SIDE, max(answer.mask.shape))
-        drawn = encode_jpeg(overlay(*shrink(pixels, nothing, answer.mask, side)), SHOWN_BYTES)
-        return {"picture": "data:image/jpeg;base64," + base64.b64encode(drawn).decode("ascii"), **_facts(answer, self)}
-
-
-def _facts(answer: Answer, server: DemoServer) -> dict[str, Any]:
-    confidence = None if answer.confidence is None else round(answer.confidence, 2)
-    return {
-        "area_pixels": answer.area_pixels,
-        "area_percent": round(100 * answer.area_share, 1),
-        "box_xyxy": answer.box_xyxy,
-        "confidence": confidence,
-        "why_no_confidence": server.model.why_no_confidence,
-        "milliseconds": round(answer.milliseconds),
-        "model": server.model.name,
-    }
+            (found,) = self.model.segment(pixels, phrase)
+        seconds = time.perf_counter() - start
+        drawn = encode_jpeg(np.asarray(found.draw(SHOWN_SIDE)), SHOWN_BYTES)
+        inside = int(np.count_nonzero(found.mask))
+        return {
+            "picture": "data:image/jpeg;base64," + base64.b64encode(drawn).decode("ascii"),
+            "area_pixels": inside,
+            "area_percent": round(100 * inside / found.mask.size, 1),
+            "box_xyxy": found.box_xyxy,
+            "score": None if found.score is None else round(found.score, 2),
+            "why_no_score": self.model.why_no_score,
+            "milliseconds": round(1e3 * seconds),
+            "model": self.model.name,
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):

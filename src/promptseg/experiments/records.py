@@ -5,6 +5,7 @@ their source gives, NaN where there are none; `latency_source` is the kind of la
 `can_be_applied` is False for the workspace and for commits, which are no experiments.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,30 @@ def read_experiments(root: Path) -> pd.DataFrame:
         return pd.DataFrame(dvc.api.exp_show(repo=str(root)))
     except DvcException as error:
         raise ValueError(f"{root}: DVC cannot list experiments: {' '.join(str(error).split())}") from error
+
+
+def read_revision(root: Path, revision: str, names: Iterable[str], folder: Path) -> None:
+    """Write files of a git revision, or of the experiment of that name, to the same places below `folder`.
+
+    What DVC tracks comes from its cache, or else its remote. Raises LookupError where there is no such revision, and
+    ValueError where a file is in neither, or DVC cannot read the project.
+    """
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import RevError
+
+    try:
+        files = DVCFileSystem(str(root), rev=revision)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(name, str(folder / name))
+    except RevError as error:
+        raise LookupError(revision) from error
+    except FileNotFoundError as error:
+        remedy = "`dvc pull`, or `dvc exp pull`, brings it; `dvc exp apply` and `dvc repro` make it again"
+        raise ValueError(f"{revision}: got no {name} in DVC's cache, nor in a remote; {remedy}") from error
+    except DvcException as error:
+        raise ValueError(f"{root}: DVC cannot read {revision}: {' '.join(str(error).split())}") from error
 
 
 def comparable_points(rows: pd.DataFrame, floors: Floors, source: str | None = None) -> Comparable:

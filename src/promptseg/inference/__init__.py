@@ -1,8 +1,8 @@
-"""Answers about pictures of one's own, from Python: `ask.open_model` opens a file, `ask.ask` asks it.
+"""The Python API: `promptseg.load` opens a model, `segment` asks it (`model.py`); `predict` and the demo use the same.
 
-    model = open_model(Path("models/model.onnx"), res=320)
-    answers = ask(model, ClipTokenizer(), picture, ["the red cup"])
+    model = promptseg.load("nano-shapes")
+    (cup,) = model.segment("table.jpg", ["the red cup"])
 
-`predict` and the demo are made of these two. May import datasets, hubs (for ONNX Runtime), and, once a checkpoint is
-opened, checkpoints and networks.
+May import datasets, hubs (for ONNX Runtime), params, report.overlay and, once they are asked for, checkpoints and
+networks (torch) and experiments (DVC).
 """

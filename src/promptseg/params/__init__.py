@@ -58,6 +58,7 @@ __all__ = [
     "SinglePictures",
     "Source",
     "check_res",
+    "find_project",
     "load_yaml",
     "read_code",
     "read_data_config",
@@ -99,6 +100,12 @@ def read_params(root: Path) -> Params:
 def params_of(content: object) -> Params:
     """Check what params.yaml holds. Raises ValueError as `read_params` does."""
     return cast(Params, _build(Params, content, ""))
+
+
+def find_project(folder: Path) -> Path | None:
+    """Return the folder, or the nearest one above it, that holds a project's two files; None where none does."""
+    both = (PARAMS_FILE, PIPELINE_FILE)
+    return next((each for each in (folder, *folder.parents) if all((each / name).is_file() for name in both)), None)
 
 
 def read_paths(root: Path) -> dict[str, Path]:

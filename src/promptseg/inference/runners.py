@@ -1,0 +1,106 @@
+"""What answers phrases about one picture: an ONNX graph on this machine's processor, or a checkpoint on torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, picture_to_canvas
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.contract import check_border
+from promptseg.hubs.host import HostSession
+from promptseg.params.sections import check_res
+
+SUFFIXES = (".onnx", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One decided mask, bool [h, w] at the picture's own size, and the score: 0..1, None where there is none."""
+
+    mask: NDArray[np.bool_]
+    score: float | None
+
+
+class Runner(Protocol):
+    """Something that answers phrases; `name` is what a person calls it; `why_no_score` is empty if it has one."""
+
+    name: str
+    why_no_score: str
+
+    def answer(self, picture: NDArray[np.uint8], tokens: NDArray[np.int32]) -> list[Answer]:
+        """Answer uint8 RGB [h, w, 3] and int32 [N, 2, 77] with one mask for each of the N phrases.
+
+        Raises ValueError for masks that are not finite: they would pass as empty ones.
+        """
+        ...
+
+
+def open_runner(path: Path, res: int | None) -> Runner:
+    """Open an ONNX file, which has its own resolution, or a checkpoint, which is run at `res`.
+
+    Raises ValueError for another kind of file, and for one that is missing or damaged.
+    """
+    if path.suffix == ".onnx":
+        return OnnxRunner(path)
+    if path.suffix == ".safetensors":
+        return CheckpointRunner(path, res)
+    raise ValueError(
+        f"{path}: got a file named *{path.suffix}, wanted one of {', '.join(SUFFIXES)}; `dvc repro export`"
+    )
+
+
+class OnnxRunner:
+    """A graph of the contract. Raises ValueError when the file is missing, no ONNX, or has another border."""
+
+    why_no_score = "an ONNX file hands out the mask alone (docs/contract.md)"
+
+    def __init__(self, graph: Path) -> None:
+        check_border(graph)
+        self.name = str(graph)
+        self._session = HostSession(graph)
+
+    def answer(self, picture: NDArray[np.uint8], tokens: NDArray[np.int32]) -> list[Answer]:
+        """See `Runner`; one run of the graph a phrase."""
+        canvas = picture_to_canvas(picture)[None].astype(np.float32)
+        try:
+            masks = [self._session.run(HubInput(self.name, canvas, row[:, None])) for row in tokens]
+        except FloatingPointError as error:
+            raise ValueError(str(error)) from error
+        return [Answer(mask_from_canvas(mask, *picture.shape[:2]), None) for mask in masks]
+
+
+class CheckpointRunner:
+    """Weights (.safetensors with its .json) on torch, at `res` px, or where that is None at the size of its validation.
+
+    Raises ValueError when they are missing or damaged. torch is imported here and not above: that takes longer than
+    answering with an ONNX file.
+    """
+
+    def __init__(self, weights: Path, res: int | None) -> None:
+        from promptseg.checkpoints.checkpoint import load_checkpoint
+
+        if res is not None:
+            check_res("res", res)
+        self._network, provenance = load_checkpoint(weights)
+        self._res = res or int(provenance.params.get("val_res", CANVAS))
+        self.name = f"{weights} at {self._res} px"
+        self.why_no_score = "these weights have not learnt to say whether a thing is there at all"
+
+    def answer(self, picture: NDArray[np.uint8], tokens: NDArray[np.int32]) -> list[Answer]:
+        """See `Runner`; the picture is encoded once."""
+        import torch
+
+        from promptseg.networks.xdecoder.model import resize_canvas
+
+        canvas = torch.from_numpy(picture_to_canvas(picture)[None].astype(np.float32))
+        with torch.inference_mode():
+            logits = self._network.predict(
+                resize_canvas(canvas, self._res), torch.from_numpy(tokens[:, 0]), CANVAS
+            ).mask_logits
+            if not logits.isfinite().all():
+                raise ValueError(f"{self.name}: got masks that are no numbers, wanted finite ones; name other weights")
+            masks = (logits > 0).numpy()
+        return [Answer(mask_from_canvas(mask, *picture.shape[:2]), None) for mask in masks]
