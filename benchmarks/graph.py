@@ -31,7 +31,7 @@ from torch import nn
 from benchmarks.graphs import MODELS, ROOT, PlainGraph, make_inputs, make_network
 from benchmarks.machine import machine
 from benchmarks.plain_wrapper import PublishedGraph
-from promptseg.export.deployed_graph import REWRITES, DeployedGraph
+from promptseg.export.deployed_graph import REWRITES, DeployedXDecoder
 from promptseg.export.onnx_export import count_flops, trace_graph
 from promptseg.hubs.devices import devices
 from promptseg.hubs.host import HostSession
@@ -125,7 +125,7 @@ def make_graph(network: XDecoder, key: Key) -> nn.Module:
         return PublishedGraph(network, key.res)
     if key.graph == "plain":
         return PlainGraph(network, key.res)
-    return DeployedGraph(network, key.res, [name for name in REWRITES if name not in key.without.split()])
+    return DeployedXDecoder(network, key.res, [name for name in REWRITES if name not in key.without.split()])
 
 
 def measure_npu(make: Callable[[], nn.Module]) -> NpuRow:

@@ -21,7 +21,7 @@ from benchmarks.plain_wrapper import ClassQuery, plain_wrapper
 from benchmarks.recipe import made_up
 from promptseg.checkpoints.published import Conversion, convert, published_shapes
 from promptseg.datasets.tokenizer import END_OF_TEXT
-from promptseg.export.deployed_graph import DeployedGraph, plain_mask
+from promptseg.export.deployed_graph import DeployedXDecoder, plain_mask
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 from promptseg.networks import BUILDERS
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--mask-resize", choices=("bilinear", "bicubic"), default="bilinear")
     arguments = parser.parse_args()
     network, query = _network(arguments.model, MaskAttention(arguments.attends, arguments.mask_resize))
-    graph = DeployedGraph(network, arguments.res).eval()
+    graph = DeployedXDecoder(network, arguments.res).eval()
     image, text = _inputs()
     ways: dict[str, Callable[[], Tensor]] = {
         "published wrapper, written plainly": lambda: plain_wrapper(network, query, image, text, arguments.res),

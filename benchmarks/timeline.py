@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.graph import DEVICE, OPSET, TABLES
 from benchmarks.graphs import MODELS, PlainGraph, make_network
-from promptseg.export.deployed_graph import REWRITES, DeployedGraph
+from promptseg.export.deployed_graph import REWRITES, DeployedXDecoder
 from promptseg.export.onnx_export import trace_graph
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.profile import BINARY, PROFILE, TIMELINE, WRAPPER
@@ -67,7 +67,7 @@ def main() -> None:
     network = make_network(arguments.model)
     kept = [name for name in REWRITES if name not in arguments.without]
     plain = arguments.graph == "plain"
-    graph = PlainGraph(network, arguments.res) if plain else DeployedGraph(network, arguments.res, kept)
+    graph = PlainGraph(network, arguments.res) if plain else DeployedXDecoder(network, arguments.res, kept)
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         folder = Path(scratch)
         trace_graph(graph.eval(), OPSET, folder / "graph.onnx")

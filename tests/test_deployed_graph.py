@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.export.deployed_graph import DeployedGraph, plain_mask
+from promptseg.export.deployed_graph import DeployedXDecoder, plain_mask
 from promptseg.export.rewrites.features import upsampling_matrix
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
@@ -41,7 +41,7 @@ def inputs(seed: int) -> tuple[Tensor, Tensor]:
 def compare(network: XDecoder, res: int, seed: int) -> tuple[Tensor, Tensor]:
     """What the graph puts out, float, and what the plain network decides, bool."""
     image, text = inputs(seed)
-    return DeployedGraph(network, res).eval()(image, text), plain_mask(network, image, text, res)
+    return DeployedXDecoder(network, res).eval()(image, text), plain_mask(network, image, text, res)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.attends)
@@ -63,7 +63,7 @@ def test_rewritten_equals_plain_for_a_network_of_another_shape(rule: MaskAttenti
 def test_the_phrase_and_the_picture_decide() -> None:
     """Else the comparisons above would hold for a constant."""
     network, (image, text) = micro_network(), inputs(0)
-    graph = DeployedGraph(network, 96).eval()
+    graph = DeployedXDecoder(network, 96).eval()
     with torch.inference_mode():
         first = graph.best_mask_logits(image, text)
         other_phrase = graph.best_mask_logits(image, inputs(5)[1])
@@ -73,7 +73,7 @@ def test_the_phrase_and_the_picture_decide() -> None:
 
 
 def test_the_attention_mask_is_taken_and_ignored() -> None:
-    graph, (image, text) = DeployedGraph(micro_network(), 64).eval(), inputs(0)
+    graph, (image, text) = DeployedXDecoder(micro_network(), 64).eval(), inputs(0)
     changed = text.clone()
     changed[1] = 0
     with torch.inference_mode():
@@ -83,16 +83,17 @@ def test_the_attention_mask_is_taken_and_ignored() -> None:
 def test_the_chosen_query_is_the_plain_networks() -> None:
     """Over several phrases more than one query is chosen, so that choosing a fixed one would fail."""
     network, chosen = micro_network(), set()
-    graph = DeployedGraph(network, 64).eval()
+    graph = DeployedXDecoder(network, 64).eval()
     for seed in range(12):
         image, text = inputs(seed)
         with torch.inference_mode():
             small = torch.nn.functional.interpolate(image, size=(64, 64), mode="bilinear")
             outputs, phrase = network(small, text[0])
             best = int(network.similarity(outputs[-1].query_embedding, phrase).argmax())
-            torch.testing.assert_close(
-                graph.best_mask_logits(image, text), outputs[-1].mask_logits[0, best], atol=1e-4, rtol=1e-4
-            )
+            mask_logits, likeness = graph.decode(graph.encode_picture(small), graph.encode_phrase(text[0]))
+            torch.testing.assert_close(mask_logits, outputs[-1].mask_logits[0, best], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(likeness, network.similarity(outputs[-1].query_embedding, phrase))
+            assert torch.equal(graph.best_mask_logits(image, text), mask_logits)
         chosen.add(best)
     assert len(chosen) > 1
 

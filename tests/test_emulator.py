@@ -12,7 +12,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from promptseg.export.deployed_graph import DeployedGraph
+from promptseg.export.deployed_graph import DeployedXDecoder
 from promptseg.export.onnx_export import trace_graph
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
 from promptseg.export.rewrites.convolutions import LEAST_INPUTS, MatrixConvNorm
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor, coarse: Tensor, middle: Tensor, fine: Tensor, phrase: Tensor) -> Tensor:
         """See the class."""
-        return self.decoder(features, (coarse, middle, fine), phrase)
+        return self.decoder(self.decoder.picture_features(features, (coarse, middle, fine)), phrase)[0]
 
 
 def two_sided_features() -> Tensor:
@@ -231,7 +231,7 @@ def test_of_many_parts_some_are_compared(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_the_emulator_computes_every_part_of_a_whole_graph(tmp_path: Path) -> None:
     network = drawn(micro(PLAIN), seed=0)
-    trace_graph(DeployedGraph(network, 96).eval().requires_grad_(False), 18, tmp_path / "graph.onnx")
+    trace_graph(DeployedXDecoder(network, 96).eval().requires_grad_(False), 18, tmp_path / "graph.onnx")
     picture = nn.functional.interpolate(random_pictures(1, 16), size=(1024, 1024), mode="bicubic").clamp(0, 255)
     ids = random_phrases(1)
     inputs = {IMAGE_INPUT.name: picture.numpy(), TEXT_INPUT.name: torch.stack((ids, torch.ones_like(ids))).numpy()}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from promptseg.datasets.archives import write_archive
 from promptseg.datasets.records import PHRASE_KINDS, Rle, Sample, read_predictions, write_records
-from promptseg.export.deployed_graph import DeployedGraph
+from promptseg.export.deployed_graph import DeployedXDecoder
 from promptseg.export.onnx_export import trace_graph
 from promptseg.files import sha256_of
 from promptseg.hubs import fidelity as fidelity_module
@@ -269,7 +269,7 @@ def test_a_network_whose_mask_features_exceed_fp16_ends_in_an_error(world: Path,
         for parameter in last.parameters():
             parameter.mul_(2.0**-17)
     graph = tmp_path / "model.onnx"
-    trace_graph(DeployedGraph(network, 64).eval().requires_grad_(False), 18, graph, RECORD)
+    trace_graph(DeployedXDecoder(network, 64).eval().requires_grad_(False), 18, graph, RECORD)
     exact = list(masks_on_host(graph, inputs_of(world).few(1)))
     assert not exact[0].non_finite
     with pytest.raises((FloatingPointError, ValueError), match=r"ONNX Runtime, CPU, fp16.*(NaN or infinite|mean IoU)"):

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from benchmarks.timeline import THE_COMPILERS, group_of
-from promptseg.export.deployed_graph import DeployedGraph
+from promptseg.export.deployed_graph import DeployedXDecoder
 from promptseg.export.onnx_export import trace_graph
 from promptseg.hubs.local.trace import PARTS, NodeTime, add_up, part_of, part_times_ms, read_timeline
 from tests.networks import micro_network
@@ -101,7 +101,7 @@ def test_all_times_of_a_group_are_added_up() -> None:
 def node_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of the deployed graph as the exporter names its nodes, after the network's modules."""
     graph = tmp_path_factory.mktemp("graph") / "model.onnx"
-    trace_graph(DeployedGraph(micro_network(), 64).eval().requires_grad_(False), 18, graph)
+    trace_graph(DeployedXDecoder(micro_network(), 64).eval().requires_grad_(False), 18, graph)
     return [node.name for node in onnx.load(graph).graph.node]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export import onnx_export
-from promptseg.export.deployed_graph import REWRITES, DeployedGraph
+from promptseg.export.deployed_graph import REWRITES, DeployedXDecoder
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graph
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import (
@@ -242,7 +242,7 @@ def test_the_report_says_what_the_file_is(network: XDecoder, exported: tuple[Pat
     assert report.model_mb == round(path.stat().st_size / 1e6, 3)
     assert report.model_mb > report.parameters * 4 / 1e6, "float32 weights and the resizing matrix"
     assert report.nodes == len(content.graph.node)
-    assert report.gflops == round(onnx_export.count_flops(DeployedGraph(network, RES).eval()) / 1e9, 3)
+    assert report.gflops == round(onnx_export.count_flops(DeployedXDecoder(network, RES).eval()) / 1e9, 3)
     assert 0 <= report.differing_pixels <= report.differing_pixels_worst <= MOST_DIFFERING_PIXELS
     assert json.loads(json.dumps(report.to_json())) == report.to_json()
 
@@ -251,7 +251,7 @@ def test_mask_features_are_not_made_at_full_size() -> None:
     """The convolution at 32 x 32 cells goes, and what comes for it is less; of few channels, matrices weigh more."""
     network = XDecoder(tiny(MaskAttention("outside", "bilinear"))).eval().requires_grad_(False)
     made_at_full_size = [name for name in REWRITES if name != "features"]
-    saved = count_flops(DeployedGraph(network, 128, made_at_full_size)) - count_flops(DeployedGraph(network, 128))
+    saved = count_flops(DeployedXDecoder(network, 128, made_at_full_size)) - count_flops(DeployedXDecoder(network, 128))
     dim = network.config.pixel_decoder.dim
     convolution = 2 * 9 * dim * dim * 32 * 32
     assert 0.3 * convolution < saved < convolution

@@ -13,7 +13,7 @@ from benchmarks.graph import measure_npu
 from benchmarks.recipe import made_up
 from promptseg.checkpoints.published_keys import key_table
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.export.deployed_graph import DeployedGraph
+from promptseg.export.deployed_graph import DeployedXDecoder
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.local.session import qnn_available
@@ -97,7 +97,7 @@ def test_gradients_reach_every_weight():
 @pytest.mark.skipif(not qnn_available(), reason="needs Qualcomm's compiler")
 def test_the_npus_compiler_places_all_of_it():
     network = drawn(micro_vit(PAPER_RULE), seed=0).requires_grad_(False)
-    assert measure_npu(lambda: DeployedGraph(network, 96)).error == ""
+    assert measure_npu(lambda: DeployedXDecoder(network, 96)).error == ""
 
 
 @pytest.mark.slow

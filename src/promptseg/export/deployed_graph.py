@@ -1,11 +1,12 @@
-"""The deployment graph: the network's function with the contract's border, in forms that an NPU likes.
+"""The deployment graph: the network's function in three parts and with the contract's border, in an NPU's forms.
 
 The network itself stays plain; `export/rewrites` holds the forms that take its parts' places. Each computes the same,
 up to rounding; docs/graph.md says what each is worth.
 """
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from torch import Tensor, nn
@@ -30,8 +31,44 @@ PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
 }
 
 
-class DeployedGraph(nn.Module):
-    """image_input, text_input -> pred_mask, as hubs/contract.py has them, at one `res`.
+class DeployedNetwork(nn.Module, ABC):
+    """A network at one `res` in three parts, in forms that an NPU likes; `forward` is their composition.
+
+    The parts are what an app runs apart: a picture is encoded once and asked many phrases, and a phrase is encoded once
+    for many pictures. The composition has the challenge's border: image_input, text_input -> pred_mask, as
+    hubs/contract.py has them.
+    """
+
+    res: int
+    to_canvas: nn.Module  # mask logits (h, w) -> float (CANVAS, CANVAS), 1 inside, 0 outside
+
+    @abstractmethod
+    def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
+        """Float [1, 3, res, res], RGB 0..255 -> features: all that depends on the picture alone."""
+
+    @abstractmethod
+    def encode_phrase(self, token_ids: Tensor) -> Tensor:
+        """Int32 [1, 77] -> the phrase's embedding [1, C]."""
+
+    @abstractmethod
+    def decode(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mask logits [ceil(res / 4), ceil(res / 4)], and the similarity [1, Q] of each query to the phrase.
+
+        The mask is that of the query that is most similar; see `Prediction` of the network.
+        """
+
+    def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
+        """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
+        return self.to_canvas(self.best_mask_logits(image_input, text_input))
+
+    def best_mask_logits(self, image_input: Tensor, text_input: Tensor) -> Tensor:
+        """Logits [h, w] at stride 4 of the query that is most like the phrase."""
+        features = self.encode_picture(resize_canvas(image_input, self.res))
+        return self.decode(features, self.encode_phrase(text_input[0]))[0]
+
+
+class DeployedXDecoder(DeployedNetwork):
+    """X-Decoder's deployed form.
 
     `rewrites` names those to apply, for measuring what each is worth; the rest of the network runs as it is.
     "features" needs "decoder". Always: of the last layer's masks only the chosen query's is computed, by a product that
@@ -63,19 +100,25 @@ class DeployedGraph(nn.Module):
         self.decoder = MatrixDecoder(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)
         self.to_canvas = CanvasMask(res, network.config.canvas_rule)
 
-    def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
-        """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
-        return self.to_canvas(self.best_mask_logits(image_input, text_input))
-
-    def best_mask_logits(self, image_input: Tensor, text_input: Tensor) -> Tensor:
-        """Logits [h, w] at stride 4 of the query that is most like the phrase."""
+    def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
+        """Return the map that the mask is made from (mask features, or what they come from), and the decoder's."""
         network = self.network
-        picture = resize_canvas(image_input, self.res)
         if not self.stem_is_folded:
             picture = (picture - network.mean) / network.std
-        finest, pyramid = network.pixel_decoder(network.backbone(picture))  # mask features, or the map they come from
-        phrase = network.text_encoder(text_input[0])
-        return self.best_mask(self.decoder(finest, pyramid, phrase), finest)
+        finest, pyramid = network.pixel_decoder(network.backbone(picture))
+        return finest, *self.decoder.picture_features(finest, pyramid)
+
+    def encode_phrase(self, token_ids: Tensor) -> Tensor:
+        """See `DeployedNetwork`."""
+        embedding: Tensor = self.network.text_encoder(token_ids)
+        return embedding
+
+    def decode(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DeployedNetwork`."""
+        finest, *maps = features
+        kernel, cosine = self.decoder(maps, phrase)
+        similarity = cosine / phrase.norm(dim=-1) * self.network.log_temperature.exp()
+        return self.best_mask(kernel, finest), similarity
 
 
 def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:

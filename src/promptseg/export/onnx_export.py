@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from promptseg.datasets.tokenizer import END_OF_TEXT
-from promptseg.export.deployed_graph import DeployedGraph, plain_mask
+from promptseg.export.deployed_graph import DeployedXDecoder, plain_mask
 from promptseg.files import atomic_path, write_table
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT, GraphRecord, check_border
@@ -72,7 +72,7 @@ def export_graph(
     rule = network.config.mask_decoder.mask_attention
     canvas_rule = network.config.canvas_rule
     record = GraphRecord(model, res, PRECISION, checkpoint_sha256, rule.attends, rule.resize, canvas_rule)
-    graph = DeployedGraph(network, res).eval().requires_grad_(False)
+    graph = DeployedXDecoder(network, res).eval().requires_grad_(False)
     with atomic_path(path) as temporary:
         trace_graph(graph, config.opset, temporary, record)
         check_border(temporary)

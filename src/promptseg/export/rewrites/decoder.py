@@ -20,9 +20,14 @@ class PlainDecoder(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, mask_features: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
-        """Mask features (1, M, h, w), LEVELS maps (1, C, ., .), phrase (1, C) -> mask embedding (1, M)."""
-        state = self.decoder.forward_layers(mask_features, list(pyramid), phrase)[-1][0]
+    def picture_features(self, mask_features: Tensor, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Return what it reads of a picture: mask features (1, M, h, w) and LEVELS maps (1, C, ., .)."""
+        return [mask_features, *pyramid]
+
+    def forward(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
+        """`picture_features`, phrase (1, C) -> see `best_kernel`."""
+        mask_features, *pyramid = features
+        state = self.decoder.forward_layers(mask_features, pyramid, phrase)[-1][0]
         return best_kernel(self.decoder, state, phrase)
 
 
@@ -50,17 +55,21 @@ class MatrixDecoder(nn.Module):
             positions = sine_positions(cells, cells, dim, like).T.reshape(1, dim, cells, cells)
             self.register_buffer(f"positions{level}", positions.contiguous(), persistent=False)
 
-    def forward(self, finest: Tensor, pyramid: Sequence[Tensor], phrase: Tensor) -> Tensor:
-        """Answer one phrase.
+    def picture_features(self, finest: Tensor, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Compute what depends on the picture alone: pixels (N, C) of every level, coarsest first.
 
         finest: what `level_features` takes: mask features (1, M, h, w), or the map (1, C, h, w) that they come from.
-        pyramid: LEVELS maps (1, C, ., .), coarsest first. phrase: its embedding (1, C).
-        Returns the mask embedding (1, M) of the query that is most like the phrase.
+        pyramid: LEVELS maps (1, C, ., .), coarsest first. Returns the levels' keys, their values where those are others
+        than the keys, and their mask features (N, M).
         """
-        decoder = self.decoder
         keys = [_pixels(x + getattr(self, f"positions{level}")) for level, x in enumerate(pyramid)]
-        values = keys if decoder.values_carry_positions else [_pixels(x) for x in pyramid]
-        features = [_pixels(x) for x in self.level_features(finest)]
+        values = [] if self.decoder.values_carry_positions else [_pixels(x) for x in pyramid]
+        return [*keys, *values, *(_pixels(x) for x in self.level_features(finest))]
+
+    def forward(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer one phrase: `picture_features`, embedding (1, C) -> see `best_kernel`."""
+        decoder = self.decoder
+        keys, values, masks = features[:LEVELS], features[-2 * LEVELS : -LEVELS], features[-LEVELS:]
         queries, text = decoder.query_content, phrase
         count = len(queries)
         positions = torch.cat((decoder.query_position, text))
@@ -68,7 +77,7 @@ class MatrixDecoder(nn.Module):
         layers = cast(Iterable[DecoderLayer], self.layers)
         for index, (cross_attend, layer) in enumerate(zip(self.cross_attentions, layers, strict=True)):
             level = index % LEVELS
-            blocked = self._blocked(decoder.mask_embedding(state) @ features[level].T)
+            blocked = self._blocked(decoder.mask_embedding(state) @ masks[level].T)
             queries = cross_attend(queries, decoder.query_position, keys[level], values[level], blocked)
             queries, text = layer.self_attend(torch.cat((queries, text))[None], positions[None])[0].split((count, 1))
             state = decoder.norm(queries)
@@ -123,11 +132,14 @@ class FoldedCrossAttention(nn.Module):
         return self.norm(queries + self.out(attended.transpose(0, 1).reshape(count, dim)))
 
 
-def best_kernel(decoder: MaskDecoder, state: Tensor, phrase: Tensor) -> Tensor:
-    """Normed queries (Q, C), phrase (1, C) -> mask embedding (1, M) of the query most like the phrase."""
-    similarity = F.normalize(state @ decoder.class_projection, dim=-1) @ phrase.T  # (Q, 1)
-    best = state.index_select(0, similarity.flatten().argmax(0, keepdim=True))
-    return decoder.mask_embedding(best)
+def best_kernel(decoder: MaskDecoder, state: Tensor, phrase: Tensor) -> tuple[Tensor, Tensor]:
+    """Normed queries (Q, C), phrase (1, C) -> mask embedding (1, M) of the query most like the phrase, and likenesses.
+
+    The latter (1, Q) are the cosine of each query with the phrase, times the length of the phrase's embedding.
+    """
+    likeness = (F.normalize(state @ decoder.class_projection, dim=-1) @ phrase.T).flatten()
+    best = state.index_select(0, likeness.argmax(0, keepdim=True))
+    return decoder.mask_embedding(best), likeness[None]
 
 
 def _pixels(x: Tensor) -> Tensor:
