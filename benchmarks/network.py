@@ -23,9 +23,9 @@ from promptseg.checkpoints.published import Conversion, convert, published_shape
 from promptseg.datasets.tokenizer import END_OF_TEXT
 from promptseg.export.deployed_graph import DeployedXDecoder, plain_mask
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
-from promptseg.networks import BUILDERS
+from promptseg.networks import BUILDERS, build_on_meta
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.networks.xdecoder.model import XDecoder, build_on_meta
+from promptseg.networks.xdecoder.model import XDecoder
 
 WORDS = 6
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from networks import micro_network, random_phrases, random_pictures
 
-from promptseg.checkpoints.checkpoint import Provenance, architecture_from_json, load_checkpoint, save_checkpoint
+from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
-from promptseg.networks.xdecoder.model import nano
+from promptseg.networks.xdecoder.model import config_from_json, nano
 
 PROVENANCE = Provenance("nano", "ab" * 32, {"res": [64, 96], "init": None, "learning_rate": 1e-4}, 7, 0.25)
 
@@ -59,7 +59,7 @@ def test_the_file_beside_it_can_be_read_by_a_person(saved):
 def test_an_architecture_survives_json():
     config = nano(MaskAttention("outside", "bilinear"))
     description = json.loads(json.dumps(config, default=vars))
-    assert architecture_from_json(description) == config
+    assert config_from_json(description) == config
 
 
 def test_a_description_without_a_canvas_rule_is_of_a_network_that_crops(saved):

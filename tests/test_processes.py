@@ -21,7 +21,7 @@ from promptseg.training import loop
 from promptseg.training.data import Steps, batches
 from promptseg.training.loop import Outcome, finetune
 from promptseg.training.losses import batch_terms
-from promptseg.training.processes import RECOMPUTED, make_accelerator, prepare_network, relaunched
+from promptseg.training.processes import make_accelerator, prepare_network, relaunched
 from promptseg.training.snapshots import Snapshots
 
 RULE = MaskAttention("inside", "bilinear")
@@ -95,7 +95,8 @@ def test_recomputed_activations_change_nothing(tmp_path):
 
 def test_blocks_of_every_kind_are_computed_twice_to_hold_fewer_activations(monkeypatch):
     computed: Counter[type] = Counter()
-    kinds = (*RECOMPUTED, type(drawn(micro_vit(RULE), 0).backbone.encoder.blocks[0]))
+    kinds = {type(block) for config in (micro(RULE), micro_vit(RULE)) for block in drawn(config, 0).blocks()}
+    assert len(kinds) == 5
     for kind in kinds:
         monkeypatch.setattr(kind, "forward", _counted(kind.forward, kind, computed))
     for config in (micro(RULE), micro_vit(RULE)):

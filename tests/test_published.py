@@ -23,7 +23,8 @@ from promptseg.checkpoints.published import (
     restore,
 )
 from promptseg.checkpoints.published_keys import DROPPED, key_table
-from promptseg.networks.xdecoder.model import XDecoderConfig, build_on_meta, focal_t, tiny, vit_b
+from promptseg.networks import build_on_meta
+from promptseg.networks.xdecoder.model import XDecoderConfig, focal_t, tiny, vit_b
 
 CONFIG = micro(PAPER_RULE)
 

@@ -18,6 +18,7 @@ from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_c
 from promptseg.files import sha256_of
 from promptseg.networks import BUILDERS
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import FinetuneConfig, read_code
 from promptseg.training import loop, losses
 from promptseg.training.curve import FIGURES
@@ -58,7 +59,7 @@ def _folders(snapshots: Path) -> set[str]:
 
 def test_a_finished_run_is_returned_and_not_trained_again(tmp_path, monkeypatch):
     first = _run(short_training(steps=2), tmp_path)
-    monkeypatch.setattr(losses, "batch_terms", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setitem(losses.OBJECTIVES, XDecoder, lambda *_: pytest.fail("trained again"))
     _assert_equal(_run(short_training(steps=2), tmp_path), first)
 
 
@@ -67,7 +68,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     _kill(config, tmp_path / "killed", monkeypatch, 2)
     trained = []
     with monkeypatch.context() as patched:
-        patched.setattr(losses, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        patched.setitem(losses.OBJECTIVES, XDecoder, lambda *args: (trained.append(1), batch_terms(*args))[1])
         resumed = _run(config, tmp_path / "killed")
     assert len(trained) == 1
     _assert_equal(resumed, _run(config, tmp_path / "fresh"))
@@ -245,7 +246,7 @@ def test_a_run_killed_with_signal_9_goes_on_where_it_was(tmp_path, monkeypatch):
     assert _steps(live) == ["1", "2", "3"]  # on disk while it trained
     trained = []
     with monkeypatch.context() as patched:
-        patched.setattr(losses, "batch_terms", lambda *args: (trained.append(1), batch_terms(*args))[1])
+        patched.setitem(losses.OBJECTIVES, XDecoder, lambda *args: (trained.append(1), batch_terms(*args))[1])
         resumed = _run(short_training(snapshot_every_s=0), tmp_path / "snapshots")
     assert len(trained) == 2
     assert len(_folders(tmp_path / "snapshots")) == 1

@@ -17,7 +17,8 @@ from promptseg.export.deployed_graph import DeployedXDecoder
 from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.local.session import qnn_available
-from promptseg.networks.xdecoder.model import MEAN, STD, build_on_meta, vit_b
+from promptseg.networks import build_on_meta
+from promptseg.networks.xdecoder.model import MEAN, STD, vit_b
 from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
 from promptseg.params import ExportConfig
 

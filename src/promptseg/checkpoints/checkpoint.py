@@ -9,13 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from promptseg.files import atomic_path, read_json, write_json
-from promptseg.networks.xdecoder.backbone import FocalConfig
-from promptseg.networks.xdecoder.mask_decoder import MaskAttention, MaskDecoderConfig
-from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, build_on_meta
-from promptseg.networks.xdecoder.pixel_decoder import PixelDecoderConfig
-from promptseg.networks.xdecoder.text_encoder import TextConfig
-from promptseg.networks.xdecoder.timm_backbone import TimmConfig
-from promptseg.networks.xdecoder.vit_backbone import VitConfig
+from promptseg.networks import FAMILIES, build_on_meta, family_of
+from promptseg.networks.network import Network
 
 FORMAT = 1
 
@@ -34,11 +29,12 @@ class Provenance:
     val_miou: float | None
 
 
-def save_checkpoint(path: Path, network: XDecoder, provenance: Provenance, dtype: torch.dtype) -> None:
-    """Write `path` (.safetensors) and the JSON beside it; weights are stored as `dtype` (float32 or float16)."""
+def save_checkpoint(path: Path, network: Network, provenance: Provenance, dtype: torch.dtype) -> None:
+    """Write a network to `path` (.safetensors) and the JSON beside it, weights as `dtype` (float32 or float16)."""
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
     description = {
         "format": FORMAT,
+        "family": family_of(network.config),
         "architecture": asdict(network.config),
         "parameters": sum(value.numel() for value in weights.values()),
         "dtype": str(dtype).removeprefix("torch."),
@@ -49,7 +45,7 @@ def save_checkpoint(path: Path, network: XDecoder, provenance: Provenance, dtype
     write_json(path.with_suffix(".json"), description)
 
 
-def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
+def load_checkpoint(path: Path) -> tuple[Network, Provenance]:
     """Rebuild a network, float32, in evaluation mode; float32 weights stay mapped to the file, without a copy.
 
     Raises ValueError when one of the files is missing or damaged.
@@ -61,7 +57,8 @@ def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
     if description.get("format") != FORMAT:
         raise ValueError(f"{path}: got checkpoint format {description.get('format')!r}, wanted {FORMAT}")
     try:
-        network = build_on_meta(architecture_from_json(description["architecture"]))
+        family = FAMILIES[description.get("family", "xdecoder")]  # once the only one, and not named
+        network = build_on_meta(family.config_from_json(description["architecture"]))
         provenance = Provenance(**description["provenance"])
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ValueError(
@@ -77,22 +74,3 @@ def load_checkpoint(path: Path) -> tuple[XDecoder, Provenance]:
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the architecture beside them: {error}") from error
     return network.eval(), provenance
-
-
-def architecture_from_json(fields: dict[str, Any]) -> XDecoderConfig:
-    """Inverse of `dataclasses.asdict` on an XDecoderConfig that went through JSON (tuples became lists).
-
-    Descriptions written before there was a canvas rule do not have it: those networks all cropped.
-    """
-    backbone: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields["backbone"].items()
-    }
-    decoder = fields["mask_decoder"]
-    kind = VitConfig if "window" in backbone else TimmConfig if "name" in backbone else FocalConfig
-    return XDecoderConfig(
-        backbone=kind(**backbone),
-        text=TextConfig(**fields["text"]),
-        pixel_decoder=PixelDecoderConfig(**fields["pixel_decoder"]),
-        mask_decoder=MaskDecoderConfig(**{**decoder, "mask_attention": MaskAttention(**decoder["mask_attention"])}),
-        canvas_rule=fields.get("canvas_rule", "crop"),
-    )

@@ -27,7 +27,9 @@ from promptseg.checkpoints.published_keys import (
     Target,
     key_table,
 )
-from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, build_on_meta
+from promptseg.networks import build_on_meta
+from promptseg.networks.network import Network
+from promptseg.networks.xdecoder.model import XDecoderConfig
 
 SUFFIXES = (".pt", ".pth")
 WEIGHTS_KEY = "model"  # what some writers put the weights under
@@ -36,7 +38,7 @@ _ZIP_START = b"PK\x03\x04"
 _DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
-def load_published(path: Path, config: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:
+def load_published(path: Path, config: XDecoderConfig) -> tuple[Network, dict[str, Any]]:
     """Build the network of `config` with the weights of a published file: float32, evaluation mode; and its ledger.
 
     Its canvas rule is the published one, "stretch", whatever `config` has: the weights were made with that. Weights

@@ -1,7 +1,7 @@
 """Where training starts: from nothing, or from a checkpoint, ours or a published one, that must fit params.yaml."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,11 +15,14 @@ from promptseg.checkpoints.checkpoint import load_checkpoint
 from promptseg.checkpoints.published import SUFFIXES, load_published
 from promptseg.download import download
 from promptseg.files import sha256_of
-from promptseg.networks import architecture
+from promptseg.networks import architecture, build, family_of
+from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig
 from promptseg.networks.xdecoder.timm_backbone import TimmConfig
 from promptseg.params import FinetuneConfig
+
+OURS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Start:
     `ledger` says what became of every key of a published file; of other starts it says what they are.
     """
 
-    network: XDecoder
+    network: Network
     init_sha256: str | None
     ledger: dict[str, Any]
 
@@ -44,20 +47,23 @@ def starting_point(model: str, config: FinetuneConfig, downloads: Path) -> Start
         wanted = architecture(model, MaskAttention(config.attends, config.mask_resize))
     except ValueError as error:
         raise ValueError(f"model: {error}") from error
-    queries = wanted.mask_decoder.object_queries
-    if config.phrases_per_picture > queries:
+    torch.manual_seed(config.seed)  # of what weights leave drawn, or all of it
+    if config.init is None:
+        return _checked(Start(build(wanted), None, {"init": None, "kind": "drawn", "seed": config.seed}), model, config)
+    source = weights_file(config.init, downloads)
+    network, keys = _load(source, model, wanted)
+    sha256 = sha256_of(source) if isinstance(source, Path) else keys["values_sha256"]
+    return _checked(Start(network, sha256, {"init": config.init, "sha256": sha256, **keys}), model, config)
+
+
+def _checked(start: Start, model: str, config: FinetuneConfig) -> Start:
+    most = start.network.most_phrases
+    if most is not None and config.phrases_per_picture > most:
         raise ValueError(
-            f"finetune.phrases_per_picture: got {config.phrases_per_picture}, wanted at most {queries}, the object "
+            f"finetune.phrases_per_picture: got {config.phrases_per_picture}, wanted at most {most}, the object "
             f"queries of model {model!r}: each phrase's object is matched to a query of its own"
         )
-    if config.init is None:
-        torch.manual_seed(config.seed)
-        return Start(XDecoder(wanted), None, {"init": None, "kind": "drawn", "seed": config.seed})
-    torch.manual_seed(config.seed)  # of what the weights leave drawn
-    path = weights_file(config.init, downloads)
-    network, keys = _load(path, model, wanted)
-    sha256 = sha256_of(path) if isinstance(path, Path) else keys["values_sha256"]
-    return Start(network, sha256, {"init": config.init, "sha256": sha256, **keys})
+    return start
 
 
 def weights_file(init: str, downloads: Path) -> Path | str:
@@ -86,43 +92,57 @@ def weights_file(init: str, downloads: Path) -> Path | str:
     return target
 
 
-def _load(source: Path | str, model: str, wanted: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:
+def _load(source: Path | str, model: str, wanted: Any) -> tuple[Network, dict[str, Any]]:
     """Build the network with the weights that `source` holds; the ledger says of which kind they are."""
-    of_timm, suffix = isinstance(wanted.backbone, TimmConfig), source.suffix if isinstance(source, Path) else HUB
-    beside = isinstance(source, Path) and source.with_suffix(".json").is_file()
-    if isinstance(source, Path) and suffix == ".safetensors" and (beside or not of_timm):
+    if isinstance(source, Path) and source.suffix == OURS and source.with_suffix(".json").is_file():
         return _load_ours(source, model, wanted), {"kind": "ours"}
-    if of_timm and suffix in (HUB, *BACKBONE_SUFFIXES):
-        network = XDecoder(wanted).eval()
-        return network, {"kind": "backbone", **load_backbone(network, source)}
-    if isinstance(source, Path) and suffix in SUFFIXES and not of_timm:
-        network, ledger = _load_published(source, model, wanted)
-        return network, {"kind": "published", **ledger}
-    others = f"{', '.join(BACKBONE_SUFFIXES)}, or a name on timm's hub: weights of its backbone"
-    others = others if of_timm else f"{' or '.join(SUFFIXES)}, a published one"
-    name = source.name if isinstance(source, Path) else source
-    raise ValueError(
-        f"finetune.init: got {name!r} for model {model!r}, wanted a file that ends with .safetensors, a checkpoint of "
-        f"ours, or {others}"
-    )
+    return PUBLISHED[family_of(wanted)](source, model, wanted)
 
 
-def _load_ours(path: Path, model: str, wanted: XDecoderConfig) -> XDecoder:
+def _load_ours(path: Path, model: str, wanted: Any) -> Network:
     network, _ = load_checkpoint(path)
-    wanted = replace(wanted, canvas_rule=network.config.canvas_rule)  # which the weights decide
-    if network.config != wanted:
+    got = network.config
+    if type(got) is not type(wanted):
         raise ValueError(
-            f"finetune.init: {path} differs from model {model!r} in {'; '.join(_differences(network.config, wanted))}; "
+            f"finetune.init: got {path}, a network of the family {family_of(got)}, wanted one of {family_of(wanted)}, "
+            f"which model {model!r} is; change model"
+        )
+    if isinstance(wanted, XDecoderConfig):
+        wanted = replace(wanted, canvas_rule=got.canvas_rule)  # which the weights decide
+    if got != wanted:
+        raise ValueError(
+            f"finetune.init: {path} differs from model {model!r} in {'; '.join(_differences(got, wanted))}; "
             "change model, finetune.attends or finetune.mask_resize"
         )
     return network
 
 
-def _load_published(path: Path, model: str, wanted: XDecoderConfig) -> tuple[XDecoder, dict[str, Any]]:
-    try:
-        return load_published(path, wanted)
-    except ValueError as error:
-        raise ValueError(f"finetune.init, for model {model!r}: {error}") from error
+def _load_xdecoder(source: Path | str, model: str, wanted: XDecoderConfig) -> tuple[Network, dict[str, Any]]:
+    """Read a published X-Decoder, or, where the backbone is timm's, weights of that."""
+    suffix = source.suffix if isinstance(source, Path) else HUB
+    if isinstance(wanted.backbone, TimmConfig):
+        known = f"{', '.join(BACKBONE_SUFFIXES)}, or a name on timm's hub: weights of its backbone"
+        if suffix in (HUB, *BACKBONE_SUFFIXES):
+            network = XDecoder(wanted).eval()
+            return network, {"kind": "backbone", **load_backbone(network, source)}
+    else:
+        known = f"{' or '.join(SUFFIXES)}, a published one"
+        if isinstance(source, Path) and suffix in SUFFIXES:
+            try:
+                published, ledger = load_published(source, wanted)
+            except ValueError as error:
+                raise ValueError(f"finetune.init, for model {model!r}: {error}") from error
+            return published, {"kind": "published", **ledger}
+        if isinstance(source, Path) and suffix == OURS:
+            load_checkpoint(source)  # says what is missing
+    raise ValueError(
+        f"finetune.init: got {(source.name if isinstance(source, Path) else source)!r} for model {model!r}, wanted a "
+        f"file that ends with {OURS}, a checkpoint of ours, or {known}"
+    )
+
+
+# Of each family: read weights that others published, a file or a hub's name, for a configuration; with the ledger.
+PUBLISHED: dict[str, Callable[[Path | str, str, Any], tuple[Network, dict[str, Any]]]] = {"xdecoder": _load_xdecoder}
 
 
 def _differences(got: Any, wanted: Any, name: str = "") -> Iterator[str]:

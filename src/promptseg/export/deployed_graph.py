@@ -16,6 +16,7 @@ from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
 from promptseg.export.rewrites.convolutions import MatrixConvNorm
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
+from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
 from promptseg.networks.xdecoder.mask_decoder import LEVELS
 from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, resize_canvas
@@ -121,7 +122,16 @@ class DeployedXDecoder(DeployedNetwork):
         return self.best_mask(kernel, finest), similarity
 
 
-def plain_mask(network: XDecoder, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:
+# Of each kind of network: its deployed form at a `res`.
+DEPLOYED: dict[type[Network], Callable[[Any, int], DeployedNetwork]] = {XDecoder: DeployedXDecoder}
+
+
+def deployed(network: Network, res: int) -> DeployedNetwork:
+    """Return the deployed form of a network at one `res`, in evaluation mode."""
+    return DEPLOYED[type(network)](network, res).eval().requires_grad_(False)
+
+
+def plain_mask(network: Network, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:
     """What the graph must decide, by the network's own code: bool [CANVAS, CANVAS]."""
     return network.predict(resize_canvas(image_input, res), text_input[0], CANVAS).mask_logits[0] > 0
 

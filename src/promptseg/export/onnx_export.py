@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from promptseg.datasets.tokenizer import END_OF_TEXT
-from promptseg.export.deployed_graph import DeployedXDecoder, plain_mask
+from promptseg.export.deployed_graph import deployed, plain_mask
 from promptseg.files import atomic_path, write_table
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT, GraphRecord, check_border
 from promptseg.hubs.host import HostSession
-from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.network import Network
 from promptseg.params import ExportConfig, check_res
 
 PRECISION = "fp16"  # of the arithmetic that the compiler chooses for a float32 file
@@ -53,7 +53,7 @@ class ExportReport:
 
 
 def export_graph(
-    network: XDecoder,
+    network: Network,
     res: int,
     config: ExportConfig,
     samples: Iterable[HubInput],
@@ -69,10 +69,9 @@ def export_graph(
     than MOST_DIFFERING_PIXELS differ on any sample.
     """
     check_res("res", res)
-    rule = network.config.mask_decoder.mask_attention
-    canvas_rule = network.config.canvas_rule
-    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, rule.attends, rule.resize, canvas_rule)
-    graph = DeployedXDecoder(network, res).eval().requires_grad_(False)
+    rules = {**network.rules, "canvas_rule": network.canvas_rule}
+    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, **rules)
+    graph = deployed(network, res)
     with atomic_path(path) as temporary:
         trace_graph(graph, config.opset, temporary, record)
         check_border(temporary)
@@ -166,7 +165,7 @@ def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return image, text
 
 
-def _differing_share(network: XDecoder, res: int, session: HostSession, sample: HubInput) -> float:
+def _differing_share(network: Network, res: int, session: HostSession, sample: HubInput) -> float:
     from_onnx = session.run(sample)
     with torch.inference_mode():
         from_torch = plain_mask(network, torch.from_numpy(sample.image_input), torch.from_numpy(sample.text_input), res)

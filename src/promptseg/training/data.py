@@ -20,7 +20,8 @@ from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.preprocess import mask_to_canvas, picture_to_canvas, read_picture
 from promptseg.datasets.records import Rle, Sample, Split, read_samples
 from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer, read_tokens
-from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, resize_canvas
+from promptseg.networks.network import CanvasRule
+from promptseg.networks.xdecoder.model import MASK_STRIDE, resize_canvas
 from promptseg.params import FinetuneConfig
 from promptseg.training.sampling import LEAST_SHOWN, WHOLE, View, draw, swap_sides
 

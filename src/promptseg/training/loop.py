@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.network import Network
 from promptseg.params import FinetuneConfig
 from promptseg.training.curve import TERMS, LiveCurve, Row
 from promptseg.training.data import Batch, GroundingData, Steps, batches
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def finetune(
-    network: XDecoder,
+    network: Network,
     splits: Splits,
     config: FinetuneConfig,
     snapshots: Snapshots,
@@ -131,7 +131,7 @@ def _read(unread: list[Tensor], step: int, config: FinetuneConfig) -> list[Row]:
 
 
 def _score(
-    network: XDecoder, splits: Splits, step: int, state: dict[str, Any], config: FinetuneConfig, device: torch.device
+    network: Network, splits: Splits, step: int, state: dict[str, Any], config: FinetuneConfig, device: torch.device
 ) -> bool:
     """Score the weights after `step`, keep them if none were better; True when patience is at its end."""
     row: Row = state["curve"][-1]
@@ -144,7 +144,7 @@ def _score(
     return config.patience is not None and len(late) >= config.patience
 
 
-def _first_state(network: XDecoder, splits: Splits, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:
+def _first_state(network: Network, splits: Splits, config: FinetuneConfig, device: torch.device) -> dict[str, Any]:
     """State before the first step; what we start from is scored, so that training can never make it worse."""
     weights = _copy(network)
     state: dict[str, Any] = {
@@ -155,5 +155,5 @@ def _first_state(network: XDecoder, splits: Splits, config: FinetuneConfig, devi
     return state
 
 
-def _copy(network: XDecoder) -> dict[str, Tensor]:
+def _copy(network: Network) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}

@@ -11,12 +11,15 @@ all of them keeps one query from answering everything; the phrase then only has 
 Shapes: P pictures with K phrases each, B = P * K rows; Q queries; N pixels of a mask at stride 4; C channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.mask_decoder import DecoderOutput
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.params import LossWeights
@@ -49,14 +52,14 @@ class LossTerms:
 class Objective(nn.Module):
     """A batch's loss terms as a module's forward, which is where data parallelism and autocast take hold."""
 
-    def __init__(self, network: XDecoder, weights: LossWeights) -> None:
+    def __init__(self, network: Network, weights: LossWeights) -> None:
         super().__init__()
         self.network = network
         self.weights = weights
 
     def forward(self, batch: Batch) -> LossTerms:
-        """See `batch_terms`."""
-        return batch_terms(self.network, batch, self.weights)
+        """Return the terms that the network's family learns from."""
+        return OBJECTIVES[type(self.network)](self.network, batch, self.weights)
 
 
 def batch_terms(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTerms:
@@ -173,3 +176,6 @@ def assign(cost: Tensor, real: Tensor) -> Tensor:
         open_pairs[rows, query] = torch.inf
         open_pairs[rows, :, chosen] = torch.inf
     return assigned
+
+
+OBJECTIVES: dict[type[Network], Callable[[Any, Batch, LossWeights], LossTerms]] = {XDecoder: batch_terms}

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.network import Network
 from promptseg.params import FinetuneConfig, LrScale
 
 BASE_LR = "base_lr"  # of a group: what the schedule scales
 
 
-def make_optimizers(network: XDecoder, config: FinetuneConfig) -> list[Optimizer]:
+def make_optimizers(network: Network, config: FinetuneConfig) -> list[Optimizer]:
     """AdamW over everything, or over all that Muon (`muon_learning_rate`, null: without it) does not take."""
     rate, muon_rate, decay = config.learning_rate, config.muon_learning_rate, config.weight_decay
     by_muon: list[dict[str, Any]] = []
@@ -41,14 +41,17 @@ def set_learning_rates(optimizers: Sequence[Optimizer], factor: float) -> None:
             group["lr"] = group[BASE_LR] * factor
 
 
-def parameter_groups(network: XDecoder, scales: LrScale) -> dict[tuple[float, bool], list[nn.Parameter]]:
+def parameter_groups(network: Network, scales: LrScale) -> dict[tuple[float, bool], list[nn.Parameter]]:
     """Group parameters by the scale of their learning rate, and by whether they decay.
 
-    Matrices and kernels do; biases, norms, scales, embeddings and query tables are left alone.
+    Parameters that are not to learn are in none. Matrices and kernels decay; biases, norms, scales, embeddings and
+    query tables are left alone.
     """
     tables = {"text_encoder.positional_embedding", "text_encoder.token_embedding.weight"}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_table = name in tables or name.startswith("mask_decoder.query_") or name.endswith("level_embedding")
         scale = {"backbone": scales.backbone, "text_encoder": scales.text_encoder}.get(name.partition(".")[0], 1.0)
         groups[scale, parameter.ndim >= 2 and not is_table].append(parameter)

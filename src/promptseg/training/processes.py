@@ -18,14 +18,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 from torch.utils.checkpoint import checkpoint
 
-from promptseg.networks.xdecoder.backbone import FocalBlock
-from promptseg.networks.xdecoder.mask_decoder import DecoderLayer
-from promptseg.networks.xdecoder.model import XDecoder
-from promptseg.networks.xdecoder.pixel_decoder import EncoderLayer
-from promptseg.networks.xdecoder.text_encoder import TextBlock
-from promptseg.networks.xdecoder.vit_backbone import VitBackbone
-
-RECOMPUTED = (FocalBlock, TextBlock, EncoderLayer, DecoderLayer)  # and the blocks of a ViT
+from promptseg.networks.network import Network
 
 
 def make_accelerator() -> Accelerator:
@@ -34,18 +27,16 @@ def make_accelerator() -> Accelerator:
     return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
 
 
-def prepare_network(network: XDecoder, compiled: bool, checkpoint_activations: bool) -> None:
+def prepare_network(network: Network, compiled: bool, checkpoint_activations: bool) -> None:
     """Change how the network computes, not what, in place; names of weights stay.
 
     Blocks hold no activations where `checkpoint_activations`; the parts with static shapes are compiled.
     """
     if checkpoint_activations:
-        vit_blocks = network.backbone.encoder.blocks if isinstance(network.backbone, VitBackbone) else ()
-        for module in network.modules():
-            if type(module) in RECOMPUTED or module in vit_blocks:
-                module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        for block in network.blocks():
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if compiled:
-        for part in (network.backbone, network.pixel_decoder, network.text_encoder):
+        for part in network.static_parts():
             part.compile()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from promptseg.checkpoints.start import starting_point
 from promptseg.files import write_json
-from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.network import Network
 from promptseg.params import FinetuneConfig
 from promptseg.training.curve import DIGITS, LiveCurve
 from promptseg.training.data import GroundingData
@@ -26,7 +26,7 @@ class Run:
     `writes` is True in one of the processes that trained together; it alone stores the results.
     """
 
-    network: XDecoder
+    network: Network
     outcome: Outcome
     init_sha256: str | None
     writes: bool
@@ -59,7 +59,7 @@ def run_finetune(
         LiveCurve(curve if writes else None, outcome.curve).close()
         return Run(start.network, outcome, start.init_sha256, writes, start.ledger)
     budget = int(config.cache_gib * 2**30)
-    open_split = partial(GroundingData, images, samples, tokens, canvas_rule=start.network.config.canvas_rule)
+    open_split = partial(GroundingData, images, samples, tokens, canvas_rule=start.network.canvas_rule)
     splits = Splits(
         train=open_split("train", config.res, budget),
         val=open_split("val", [config.val_res], budget),

@@ -4,14 +4,14 @@ import torch
 
 from promptseg.datasets.preprocess import CANVAS, mask_to_canvas
 from promptseg.metrics import overlap
-from promptseg.networks.xdecoder.model import XDecoder
+from promptseg.networks.network import Network
 from promptseg.training.data import GroundingData
 from promptseg.training.processes import process_count, process_index, total
 from promptseg.training.sampling import WHOLE
 
 
 @torch.inference_mode()
-def validate(network: XDecoder, data: GroundingData, res: int, phrases: int, device: torch.device) -> float:
+def validate(network: Network, data: GroundingData, res: int, phrases: int, device: torch.device) -> float:
     """Mean IoU, 0..1, over the first pictures that have `phrases` phrases among them (all of them if fewer).
 
     Several processes take turns at the pictures; the mean is the same whatever their number.

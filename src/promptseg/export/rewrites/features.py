@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.rewrites.convolutions import SplitConv
+from promptseg.networks.network import CanvasRule
 from promptseg.networks.xdecoder.mask_decoder import MaskDecoder
-from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, masks_to_canvas
+from promptseg.networks.xdecoder.model import MASK_STRIDE, masks_to_canvas
 
 TAPS = 3  # of the convolution, along each axis
 STEEPNESS = 1000.0  # the sigmoid that decides a pixel leaves 0 and 1 only for logits within a few thousandths of zero

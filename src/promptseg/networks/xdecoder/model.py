@@ -1,24 +1,30 @@
 """The whole network, its configuration, and one literal builder per size."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalConfig
-from promptseg.networks.xdecoder.mask_decoder import DecoderOutput, MaskAttention, MaskDecoder, MaskDecoderConfig
-from promptseg.networks.xdecoder.pixel_decoder import PixelDecoder, PixelDecoderConfig
-from promptseg.networks.xdecoder.text_encoder import TextConfig, TextEncoder
+from promptseg.networks.network import CanvasRule, Network, Prediction
+from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalConfig
+from promptseg.networks.xdecoder.mask_decoder import (
+    DecoderLayer,
+    DecoderOutput,
+    MaskAttention,
+    MaskDecoder,
+    MaskDecoderConfig,
+)
+from promptseg.networks.xdecoder.pixel_decoder import EncoderLayer, PixelDecoder, PixelDecoderConfig
+from promptseg.networks.xdecoder.text_encoder import TextBlock, TextConfig, TextEncoder
 from promptseg.networks.xdecoder.timm_backbone import TimmBackbone, TimmConfig, timm_config
 from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
 
 MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
 MEAN = (123.675, 116.280, 103.530)  # of ImageNet, RGB 0..255
 STD = (58.395, 57.120, 57.375)
-
-CanvasRule = Literal["crop", "stretch"]
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,7 @@ class XDecoderConfig:
             raise ValueError(f"canvas_rule: got {self.canvas_rule!r}, wanted one of {', '.join(get_args(CanvasRule))}")
 
 
-class Prediction(NamedTuple):
-    """What a network answers to B phrases.
-
-    mask_logits: float32 [B, canvas, canvas], above 0 inside. similarity: float32 [B, Q], of each phrase to each query;
-    the mask is that of the query with the largest.
-    """
-
-    mask_logits: Tensor
-    similarity: Tensor
-
-
-class XDecoder(nn.Module):
+class XDecoder(Network):
     """Pictures and phrases in; masks of object queries, and the similarity of each to the phrase, out."""
 
     mean: Tensor
@@ -72,6 +67,34 @@ class XDecoder(nn.Module):
         for name, values in (("mean", mean), ("std", std)):  # real also where the weights are shapes only
             self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1), persistent=False)
 
+    @property
+    def canvas_rule(self) -> CanvasRule:
+        """See XDecoderConfig."""
+        return self.config.canvas_rule
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """See `MaskAttention`."""
+        rule = self.config.mask_decoder.mask_attention
+        return {"attends": rule.attends, "mask_resize": rule.resize}
+
+    @property
+    def most_phrases(self) -> int:
+        """One for each object query: each phrase's object is matched to a query of its own."""
+        return self.config.mask_decoder.object_queries
+
+    def static_parts(self) -> list[nn.Module]:
+        """Return all but the mask decoder, whose masks decide what it looks at."""
+        return [self.backbone, self.pixel_decoder, self.text_encoder]
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yield the blocks of the decoders, of the text encoder, and of a Focal or a ViT backbone."""
+        if isinstance(self.backbone, VitBackbone):
+            yield from self.backbone.encoder.blocks
+        yield from (
+            part for part in self.modules() if type(part) in (FocalBlock, TextBlock, EncoderLayer, DecoderLayer)
+        )
+
     def forward(
         self, picture: Tensor, token_ids: Tensor, every_layer: bool = False
     ) -> tuple[list[DecoderOutput], Tensor]:
@@ -87,11 +110,7 @@ class XDecoder(nn.Module):
         return self.mask_decoder(mask_features, pyramid, phrase, every_layer), phrase
 
     def predict(self, picture: Tensor, token_ids: Tensor, canvas: int) -> Prediction:
-        """Answer phrases with masks at the size of a canvas; the one way from pictures and phrases to masks.
-
-        picture: float [P, 3, res, res], RGB 0..255, as `resize_canvas` makes it; token_ids: int [B, T], B a multiple of
-        P, the phrases of a picture following each other; canvas: side in px of the square that `picture` was made from.
-        """
+        """See `Network`."""
         outputs, phrase = self(picture, token_ids)
         similarity = self.similarity(outputs[-1].query_embedding, phrase)
         best = best_masks(outputs[-1], similarity).float()
@@ -123,10 +142,23 @@ def make_backbone(config: FocalConfig | VitConfig | TimmConfig) -> nn.Module:
     return VitBackbone(config) if isinstance(config, VitConfig) else FocalBackbone(config)
 
 
-def build_on_meta(config: XDecoderConfig) -> XDecoder:
-    """A network whose weights are shapes without memory, for `load_state_dict(..., strict=True, assign=True)`."""
-    with torch.device("meta"):
-        return XDecoder(config)
+def config_from_json(fields: Mapping[str, Any]) -> XDecoderConfig:
+    """Inverse of `dataclasses.asdict` on an XDecoderConfig that went through JSON (tuples became lists).
+
+    Descriptions written before there was a canvas rule do not have it: those networks all cropped.
+    """
+    backbone: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields["backbone"].items()
+    }
+    kind: type = VitConfig if "window" in backbone else TimmConfig if "name" in backbone else FocalConfig
+    decoder = fields["mask_decoder"]
+    return XDecoderConfig(
+        backbone=kind(**backbone),
+        text=TextConfig(**fields["text"]),
+        pixel_decoder=PixelDecoderConfig(**fields["pixel_decoder"]),
+        mask_decoder=MaskDecoderConfig(**{**decoder, "mask_attention": MaskAttention(**decoder["mask_attention"])}),
+        canvas_rule=fields.get("canvas_rule", "crop"),
+    )
 
 
 def resize_canvas(canvas: Tensor, res: int) -> Tensor:

@@ -76,8 +76,9 @@ class TimmBackbone(nn.Module):
         super().__init__()
         import timm
 
+        self.encoder: Any
         with torch.device("cpu"):  # never shapes only: some backbones compute tables that no checkpoint holds
-            self.encoder: Any = timm.create_model(config.name, features_only=True)
+            self.encoder = timm.create_model(config.name, features_only=True)
         self.places = _places(self.encoder.feature_info.reduction())
         for norm in self._norms():
             norm.num_batches_tracked = None  # of no use to statistics that stay, and no float
