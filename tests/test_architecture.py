@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from promptseg.release.build import PROGRAM
 from tests.imports import LIBRARY, ROOT, imported_modules, library_files, stage_scripts, syntax
 
 STANDARD = sys.stdlib_module_names
 PARAMS, COMMANDS = LIBRARY / "params", LIBRARY / "commands"
 TABLES = {"report/charts.py", "report/gallery.py", "experiments/records.py", "experiments/sweep.py"}
-PRINTS = COMMANDS / "__init__.py"  # a command's purpose is to tell; all of them tell it through here
+# A command's purpose is to tell, and all of them tell it through one place; a release's program runs without them.
+PRINTS = {COMMANDS / "__init__.py", LIBRARY / "release" / "run.py"}
 
 
 def packages(path: Path) -> set[str]:
@@ -84,7 +86,8 @@ def test_only_what_a_stage_hands_over_is_known_of_params() -> None:
         ("botocore", {"hubs/aihub/service.py"}),
         ("s3transfer", {"hubs/aihub/service.py"}),
         ("h5py", {"hubs/aihub/inference.py"}),
-        ("onnxruntime_qnn", {"hubs/local/session.py"}),
+        ("onnxruntime_qnn", {"hubs/local/session.py", "release/run.py"}),
+        ("tokenizers", {"datasets/tokenizer.py", "release/run.py"}),
         ("ftfy", {"datasets/tokenizer.py"}),
         ("requests", {"download.py", "hubs/aihub/service.py"}),
         ("urllib3", {"download.py"}),
@@ -120,6 +123,7 @@ def test_layers_below_know_nothing_of_those_above() -> None:
         "report": ("training", "export", "hubs", "networks", "checkpoints", "params", "sources"),
         "experiments": ("training", "export", "hubs", "networks", "checkpoints", "params", "datasets", "sources"),
         "demo": ("training", "export", "hubs", "networks", "checkpoints", "params", "sources", "experiments"),
+        "release": ("training", "export", "networks", "checkpoints", "sources", "experiments", "inference"),
         "inference": ("training", "scoring", "sources", "commands", "demo"),
     }
     for package, forbidden in above.items():
@@ -153,6 +157,15 @@ def test_the_cloud_sleeps_in_one_place() -> None:
         assert len(slept) == (path.name == "jobs.py"), path
 
 
+def test_what_a_release_holds_runs_without_this_project() -> None:
+    """Its program, and the modules that are copied beside it, know nothing but what its requirements name."""
+    for name in PROGRAM:
+        path = LIBRARY / name
+        beside = {Path(other).stem for other in PROGRAM}
+        assert not modules(path), path
+        assert packages(path) - beside <= {"numpy", "PIL", "tokenizers", "onnxruntime", "onnxruntime_qnn"}, path
+
+
 def test_nothing_that_is_read_can_run_code() -> None:
     for path in library_files():
         for name, call in calls(syntax(path)):
@@ -170,7 +183,7 @@ def test_nothing_that_is_read_can_run_code() -> None:
 
 def test_the_library_prints_nothing() -> None:
     for path in library_files():
-        assert ("print" in {name for name, _ in calls(syntax(path))}) == (path == PRINTS), path
+        assert ("print" in {name for name, _ in calls(syntax(path))}) == (path in PRINTS), path
 
 
 def test_commands_are_called_by_people_alone() -> None:

@@ -228,7 +228,20 @@ NAMED = re.compile(
     r"`([\w.*<>/-]+(?:/|\.(?:py|md|ya?ml|toml|txt|csv|json|jsonl|safetensors|onnx|html|js|svg|jpg|png)))`"
 )
 # What a reader or a run makes, or a mirror holds, by its name in docs.
-MADE = (".cache/", "data/", "models/", "metrics/", "predictions/", "coco/", "refer/", "lpcvc/", "mine/", "found/")
+MADE = (
+    ".cache/",
+    "data/",
+    "models/",
+    "metrics/",
+    "predictions/",
+    "coco/",
+    "refer/",
+    "lpcvc/",
+    "mine/",
+    "found/",
+    "out/",
+    "snapdragon-",
+)
 MADE_FILES = {
     "report.html",
     "sweep.svg",
@@ -236,6 +249,7 @@ MADE_FILES = {
     "weights/focal_t.pt",
     "weights/nano-first.safetensors",
 }
+MADE_FILES |= {"model.onnx", "tokenizer.json", "MODEL_CARD.md", "manifest.json"}  # of a release
 EXAMPLES = {"a.png", "./a.png", "samples.jsonl", "objects.jsonl", "predictions.jsonl", "instances.json"}
 
 

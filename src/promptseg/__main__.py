@@ -16,6 +16,7 @@ COMMANDS = {
     "recommend": "show the experiments that none beats, and the one to take",
     "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",
     "devices": "estimate the latency of the exported graph, or of any ONNX file, on every device",
+    "release": "make a folder that answers phrases on a device or a CPU without this project",
     "demo": "serve a page on this machine to try phrases on pictures",
     "settings": "print a recipe as arguments of `dvc exp run`",
     "hub-plan": "say what a run in the cloud would submit and upload, without sending anything",

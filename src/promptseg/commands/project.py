@@ -1,6 +1,7 @@
 """The project that a command line works on: its folder, and the model to ask by default."""
 
 import logging
+import subprocess
 from pathlib import Path
 
 import promptseg
@@ -41,6 +42,15 @@ def default_model() -> tuple[Path, int]:
         names = ", ".join(map(str, candidates))
         raise ValueError(f"got no model ({names}); run `dvc repro export`, or name one (--model)")
     return found, params.res
+
+
+def git_commit(root: Path) -> str:
+    """Return the commit of a project, and whether there are changes on top. Raises ValueError where git names none."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= with changes on top"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{root}: git names no commit ({done.stderr.strip()}); wanted a clone, or a commit")
+    return done.stdout.strip()
 
 
 def _warn_of_other_code(root: Path) -> None:

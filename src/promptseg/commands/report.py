@@ -5,11 +5,10 @@ the same page, and none is made again after each commit. What changed since anot
 """
 
 import argparse
-import subprocess
 from pathlib import Path
 
 from promptseg.commands import say
-from promptseg.commands.project import project_root
+from promptseg.commands.project import git_commit, project_root
 from promptseg.files import write_bytes
 from promptseg.params import read_paths
 from promptseg.report.page import insert_commit
@@ -26,11 +25,7 @@ def run(options: argparse.Namespace) -> int:
     source = read_paths(root)["report"]
     if not source.is_file():
         raise ValueError(f"{source}: no such file; run `dvc repro`, or `dvc checkout` if it ran before")
-    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= with changes on top"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"{root}: git names no commit ({done.stderr.strip()}); the report without one is {source}")
-    commit = done.stdout.strip()
+    commit = git_commit(root)
     write_bytes(options.out, insert_commit(source.read_text(encoding="utf-8"), commit).encode("utf-8"))
     say(f"{options.out}: the report at commit {commit}")
     return 0

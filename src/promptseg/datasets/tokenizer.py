@@ -71,6 +71,18 @@ class ClipTokenizer:
                 _log.warning("cut a phrase of more than %d tokens: %.60s...", CONTEXT_LENGTH - 2, phrase)
         return np.stack([encoded["input_ids"], encoded["attention_mask"]], 1).astype(np.int32)
 
+    def write(self, path: Path) -> None:
+        """Write the tokenizer as the library `tokenizers` reads it, cutting and padding to CONTEXT_LENGTH included.
+
+        `clean_phrase` is not in it.
+        """
+        from tokenizers import Tokenizer
+
+        copied = Tokenizer.from_str(self._library.backend_tokenizer.to_str())
+        copied.enable_truncation(CONTEXT_LENGTH)
+        copied.enable_padding(length=CONTEXT_LENGTH, pad_id=END_OF_TEXT, pad_token=SPECIAL[1])
+        copied.save(str(path), pretty=False)
+
 
 def write_tokens(path: Path, tokens: NDArray[np.int32]) -> None:
     """Write int32 [samples, 2, 77], row by row those of samples.jsonl, atomically, as .npy."""
