@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 import timm
 import torch
@@ -16,9 +17,13 @@ from trainings import short_training
 from promptseg.checkpoints import backbone_weights
 from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from promptseg.checkpoints.start import Start, starting_point
+from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
+from promptseg.export.rewrites.backbone import reparameterised
+from promptseg.hubs.base import HubInput
 from promptseg.networks import architecture
 from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, mobile
 from promptseg.networks.xdecoder.timm_backbone import TimmBackbone, timm_config
+from promptseg.params import ExportConfig
 
 NAME = "test_efficientnet"  # timm's own, for tests: a third of a million weights
 
@@ -133,3 +138,33 @@ def test_a_hub_that_cannot_be_reached_says_how_to_bring_a_file(monkeypatch):
     monkeypatch.setattr(timm, "create_model", refused)
     with pytest.raises(ValueError, match=r"did not give \(no route to host\).*finetune\.init=weights/<file>"):
         backbone_weights._from_hub(NAME, f"timm/{NAME}.r160_in1k")
+
+
+@pytest.mark.parametrize("name", [NAME, "mobileone_s0", "repvit_m0_9", "fastvit_t8"])
+def test_branches_become_one_convolution_each_and_maps_stay(name):
+    torch.manual_seed(0)
+    backbone = TimmBackbone(timm_config(name)).eval()
+    with torch.no_grad():
+        for norm in (each for each in backbone.modules() if isinstance(each, nn.BatchNorm2d)):
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 2)
+    single = reparameterised(backbone)
+    counts = [sum(isinstance(each, nn.Conv2d) for each in one.modules()) for one in (backbone, single)]
+    assert counts[1] <= counts[0] if name == NAME else counts[1] < counts[0]
+    picture = random_pictures(1, 64) / 128
+    with torch.inference_mode():
+        for ours, plain in zip(single(picture), backbone(picture), strict=True):
+            torch.testing.assert_close(ours, plain, atol=2e-4 * float(plain.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(("name", "res"), [(NAME, 64), (NAME, 90), ("mobileone_s0", 64)])
+def test_the_deployed_graph_is_the_network_and_has_no_batch_norm(tmp_path, name, res):
+    network = drawn(small(name), 0)
+    config = ExportConfig(opset=18, parity_samples=1)
+    picture = random_pictures(1, 1024).numpy()
+    tokens = random_phrases(1).repeat(2, 1).view(2, 1, -1).numpy()
+    sample = HubInput("sample", picture, tokens)
+    path = tmp_path / "model.onnx"
+    report = export_graph(network, res, config, [sample], path, model="timm", checkpoint_sha256="ab" * 32)
+    assert report.differing_pixels_worst <= MOST_DIFFERING_PIXELS
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}

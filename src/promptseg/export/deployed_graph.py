@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from torch import Tensor, nn
 
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
+from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem, reparameterised
 from promptseg.export.rewrites.convolutions import MatrixConvNorm
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
@@ -21,13 +21,15 @@ from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, Foca
 from promptseg.networks.xdecoder.mask_decoder import LEVELS
 from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, resize_canvas
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
+from promptseg.networks.xdecoder.timm_backbone import TimmBackbone
 
 Maker = Callable[[Any], nn.Module]
 Part = TypeVar("Part", bound=nn.Module)
-Rewrite = Literal["stem", "blocks", "group_norms", "decoder", "features"]
+Rewrite = Literal["stem", "blocks", "branches", "group_norms", "decoder", "features"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
 PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
     "blocks": (FocalBlock, FoldedBlock),
+    "branches": (TimmBackbone, reparameterised),
     "group_norms": (ConvNorm, MatrixConvNorm),
 }
 

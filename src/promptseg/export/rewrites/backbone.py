@@ -1,10 +1,13 @@
-"""The Focal backbone with constants folded into weights: the picture's normalisation, layer scales, residuals."""
+"""Backbones with constants folded into weights: the picture's normalisation, layer scales, residuals, branches."""
+
+import copy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptseg.networks.xdecoder.backbone import DepthwiseConv, Downsample, FocalBlock, FocalModulation
+from promptseg.networks.xdecoder.timm_backbone import TimmBackbone
 
 
 class FoldedStem(nn.Module):
@@ -86,6 +89,18 @@ class FoldedModulation(nn.Module):
         spread = gates[..., self.levels :] @ everywhere  # a product: one map that is broadcast both ways costs more
         total = spread if total is None else total + spread
         return self.output_proj(query * self.context_proj(total))
+
+
+def reparameterised(backbone: TimmBackbone) -> TimmBackbone:
+    """Return a copy whose parallel branches are one convolution each, where timm's backbone offers that.
+
+    Its batch norms after convolutions are folded by the exporter.
+    """
+    from timm.utils.model import reparameterize_model
+
+    clone = copy.copy(backbone)
+    clone._modules = {**backbone._modules, "encoder": reparameterize_model(backbone.encoder)}
+    return clone
 
 
 def _with_residual(conv: DepthwiseConv) -> DepthwiseConv:
