@@ -12,6 +12,7 @@ import torch
 from promptseg.checkpoints.backbone_weights import HUB, PACKAGE, load_backbone, package_file
 from promptseg.checkpoints.backbone_weights import SUFFIXES as BACKBONE_SUFFIXES
 from promptseg.checkpoints.checkpoint import load_checkpoint
+from promptseg.checkpoints.clipseg_weights import load_clipseg
 from promptseg.checkpoints.published import SUFFIXES, load_published
 from promptseg.download import download
 from promptseg.files import sha256_of
@@ -20,7 +21,7 @@ from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig
 from promptseg.networks.xdecoder.timm_backbone import TimmConfig
-from promptseg.params import FinetuneConfig
+from promptseg.params import FinetuneConfig, is_hub_name
 
 OURS = ".safetensors"
 
@@ -52,7 +53,7 @@ def starting_point(model: str, config: FinetuneConfig, downloads: Path) -> Start
         return _checked(Start(build(wanted), None, {"init": None, "kind": "drawn", "seed": config.seed}), model, config)
     source = weights_file(config.init, downloads)
     network, keys = _load(source, model, wanted)
-    sha256 = sha256_of(source) if isinstance(source, Path) else keys["values_sha256"]
+    sha256 = sha256_of(source) if isinstance(source, Path) and source.is_file() else keys["values_sha256"]
     return _checked(Start(network, sha256, {"init": config.init, "sha256": sha256, **keys}), model, config)
 
 
@@ -63,18 +64,20 @@ def _checked(start: Start, model: str, config: FinetuneConfig) -> Start:
             f"finetune.phrases_per_picture: got {config.phrases_per_picture}, wanted at most {most}, the object "
             f"queries of model {model!r}: each phrase's object is matched to a query of its own"
         )
+    for key, res in [("val_res", config.val_res), *(("res", res) for res in config.res)] if config.steps else ():
+        start.network.check_res(f"finetune.{key}", res)
     return start
 
 
 def weights_file(init: str, downloads: Path) -> Path | str:
     """Return the path of the weights; an address is downloaded below `downloads`, with the JSON of a .safetensors.
 
-    A name on timm's hub is returned as it is: timm's own loader keeps what it downloads.
+    A name on a hub, timm's or Hugging Face's, is returned as it is: their own loaders keep what they download.
 
     A file that was downloaded before is used again where its bytes still have the sha256 that was recorded then. Raises
     ValueError when the address gives no file, OSError when the disk is full.
     """
-    if init.startswith(HUB):
+    if init.startswith(HUB) or is_hub_name(init):
         return init
     if init.startswith(PACKAGE):
         return package_file(init)
@@ -107,8 +110,9 @@ def _load_ours(path: Path, model: str, wanted: Any) -> Network:
             f"finetune.init: got {path}, a network of the family {family_of(got)}, wanted one of {family_of(wanted)}, "
             f"which model {model!r} is; change model"
         )
-    if isinstance(wanted, XDecoderConfig):
-        wanted = replace(wanted, canvas_rule=got.canvas_rule)  # which the weights decide
+    if not isinstance(wanted, XDecoderConfig):
+        return network  # of any size
+    wanted = replace(wanted, canvas_rule=got.canvas_rule)  # which the weights decide
     if got != wanted:
         raise ValueError(
             f"finetune.init: {path} differs from model {model!r} in {'; '.join(_differences(got, wanted))}; "
@@ -141,8 +145,20 @@ def _load_xdecoder(source: Path | str, model: str, wanted: XDecoderConfig) -> tu
     )
 
 
+def _load_clipseg(source: Path | str, model: str, _wanted: Any) -> tuple[Network, dict[str, Any]]:
+    """Read a published CLIPSeg of any size: the file says which."""
+    try:
+        network, ledger = load_clipseg(str(source))
+    except ValueError as error:
+        raise ValueError(f"finetune.init, for model {model!r}: {error}") from error
+    return network, {"kind": "published", **ledger}
+
+
 # Of each family: read weights that others published, a file or a hub's name, for a configuration; with the ledger.
-PUBLISHED: dict[str, Callable[[Path | str, str, Any], tuple[Network, dict[str, Any]]]] = {"xdecoder": _load_xdecoder}
+PUBLISHED: dict[str, Callable[[Path | str, str, Any], tuple[Network, dict[str, Any]]]] = {
+    "xdecoder": _load_xdecoder,
+    "clipseg": _load_clipseg,
+}
 
 
 def _differences(got: Any, wanted: Any, name: str = "") -> Iterator[str]:

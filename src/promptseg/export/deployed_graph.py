@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem, reparameterised
+from promptseg.export.rewrites.clipseg import FoldedDecoder, FoldedText, FoldedVision
 from promptseg.export.rewrites.convolutions import MatrixConvNorm
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
+from promptseg.networks.clipseg.model import ClipSeg
 from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
 from promptseg.networks.xdecoder.mask_decoder import LEVELS
@@ -124,8 +126,40 @@ class DeployedXDecoder(DeployedNetwork):
         return self.best_mask(kernel, finest), similarity
 
 
+class DeployedClipSeg(DeployedNetwork):
+    """CLIPSeg's deployed form; its one mask has a value for each pixel of the network's input.
+
+    Features are the maps that the decoder reads, reduced to its few channels already. The similarity is the mask's
+    largest logit: CLIPSeg learnt to answer phrases that mean nothing in the picture with an empty mask.
+    """
+
+    def __init__(self, network: ClipSeg, res: int) -> None:
+        super().__init__()
+        self.res = res
+        self.vision, self.text, self.decoder = FoldedVision(network, res), FoldedText(network), FoldedDecoder(network)
+        # one value per pixel: as many as a picture four times the side has at stride 4
+        self.to_canvas = CanvasMask(MASK_STRIDE * res, network.canvas_rule)
+
+    def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
+        """Return [patches + 1, C] for each layer that the decoder reads, the last first."""
+        return tuple(self.vision(picture))
+
+    def encode_phrase(self, token_ids: Tensor) -> Tensor:
+        """See `DeployedNetwork`."""
+        embedding: Tensor = self.text(token_ids)
+        return embedding
+
+    def decode(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DeployedNetwork`; the mask logits are [res, res]."""
+        logits: Tensor = self.decoder(features, phrase)
+        return logits, logits.amax().view(1, 1)
+
+
 # Of each kind of network: its deployed form at a `res`.
-DEPLOYED: dict[type[Network], Callable[[Any, int], DeployedNetwork]] = {XDecoder: DeployedXDecoder}
+DEPLOYED: dict[type[Network], Callable[[Any, int], DeployedNetwork]] = {
+    XDecoder: DeployedXDecoder,
+    ClipSeg: DeployedClipSeg,
+}
 
 
 def deployed(network: Network, res: int) -> DeployedNetwork:

@@ -69,6 +69,7 @@ def export_graph(
     than MOST_DIFFERING_PIXELS differ on any sample.
     """
     check_res("res", res)
+    network.check_res("res", res)
     rules = {**network.rules, "canvas_rule": network.canvas_rule}
     record = GraphRecord(model, res, PRECISION, checkpoint_sha256, **rules)
     graph = deployed(network, res)

@@ -1,8 +1,8 @@
 """Networks that can be trained, exported and asked: functions of tensors, without files, devices or tokenizers.
 
-Imports torch and timm only, and nothing else of this project. `Network` (network.py) is what the rest of the chain uses
-of one; FAMILIES says which kinds there are, BUILDERS which sizes `model` in params.yaml names. What differs between
-families elsewhere has one table each: what one learns from (training/losses.py), how it is deployed
+Imports torch, timm and transformers' layers, and nothing else of this project. `Network` (network.py) is what the rest
+of the chain uses of one; FAMILIES says which kinds there are, BUILDERS which sizes `model` in params.yaml names. What
+differs between families elsewhere has one table each: what one learns from (training/losses.py), how it is deployed
 (export/deployed_graph.py), whose weights it can start from (checkpoints/start.py). docs/extend.md adds one.
 """
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from promptseg.networks.clipseg.model import ClipSeg, ClipSegConfig, rd64_refined
+from promptseg.networks.clipseg.model import config_from_json as clipseg_from_json
 from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import (
@@ -37,12 +39,16 @@ class Family:
     config_from_json: Callable[[Mapping[str, Any]], Any]
 
 
-FAMILIES: dict[str, Family] = {"xdecoder": Family(XDecoder, XDecoderConfig, config_from_json)}
+FAMILIES: dict[str, Family] = {
+    "xdecoder": Family(XDecoder, XDecoderConfig, config_from_json),
+    "clipseg": Family(ClipSeg, ClipSegConfig, clipseg_from_json),
+}
 BUILDERS: dict[str, Callable[[MaskAttention], Any]] = {
     "nano": nano,
     "mobile": mobile,
     "focal_t": focal_t,
     "vit_b": vit_b,
+    "clipseg": lambda _: rd64_refined(),
 }
 
 

@@ -46,6 +46,9 @@ class Network(nn.Module, ABC):
         """How many phrases of a picture a training step may have; None: any number."""
         return None
 
+    def check_res(self, key: str, res: int) -> None:
+        """Raise ValueError, with the setting's `key`, where pictures of this side in px cannot be worked on."""
+
     @abstractmethod
     def predict(self, picture: Tensor, token_ids: Tensor, canvas: int) -> Prediction:
         """Answer phrases with masks at the size of a canvas; the one way from pictures and phrases to masks.

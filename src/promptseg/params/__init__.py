@@ -39,6 +39,7 @@ from promptseg.params.sections import (
     Res,
     ScoreConfig,
     check_res,
+    is_hub_name,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Source",
     "check_res",
     "find_project",
+    "is_hub_name",
     "load_yaml",
     "read_code",
     "read_data_config",

@@ -1,5 +1,6 @@
 """The sections of params.yaml, one frozen dataclass each: types with their ranges, and what one key asks of another."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,13 +9,14 @@ from pydantic.dataclasses import dataclass
 
 RES_MIN, RES_MAX = 64, 1024  # two cells at stride 32; the canvas
 ELSEWHERE = ("http://", "https://", "package:", "timm/")  # weights that are no file of this folder
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # A range is said in words by promptseg.params; `description` stands in for it where there is more to say.
 RES_WANTED = f"a whole number of pixels from {RES_MIN} to {RES_MAX}, the canvas"
 Res = Annotated[int, Field(ge=RES_MIN, le=RES_MAX, description=RES_WANTED)]
-MODEL_WANTED = "nano, mobile, focal_t, vit_b, or timm/ and a backbone's name, such as timm/resnet18"
-Model = Annotated[str, Field(pattern=r"^(nano|mobile|focal_t|vit_b|timm/[\w.]+)$", description=MODEL_WANTED)]
+MODEL_WANTED = "nano, mobile, focal_t, vit_b, clipseg, or timm/ and a backbone's name, such as timm/resnet18"
+Model = Annotated[str, Field(pattern=r"^(nano|mobile|focal_t|vit_b|clipseg|timm/[\w.]+)$", description=MODEL_WANTED)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to below 2**63")]
@@ -36,6 +38,11 @@ def check_res(key: str, res: int) -> None:
     """Raise ValueError where the backbone or the canvas cannot have a side of `res` pixels."""
     if not RES_MIN <= res <= RES_MAX:
         raise ValueError(f"{key}: got {res!r}, wanted {RES_WANTED}")
+
+
+def is_hub_name(init: str) -> bool:
+    """Tell whether weights are named as on Hugging Face's hub, owner/name, and are no file or folder here."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", init)) and not (Path(init).exists() or init.endswith(SUFFIXES))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -100,7 +107,7 @@ class FinetuneConfig:
     @classmethod
     def _holds_init(cls, watch: str, info: ValidationInfo) -> str:
         init = info.data.get("init")
-        if init is None or init.startswith(ELSEWHERE):
+        if init is None or init.startswith(ELSEWHERE) or is_hub_name(init):
             return watch
         path = Path(init)
         files, holds = [path], init

@@ -11,6 +11,7 @@ all of them keeps one query from answering everything; the phrase then only has 
 Shapes: P pictures with K phrases each, B = P * K rows; Q queries; N pixels of a mask at stride 4; C channels.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from promptseg.networks.clipseg.model import ClipSeg
 from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.mask_decoder import DecoderOutput
 from promptseg.networks.xdecoder.model import XDecoder
@@ -32,7 +34,8 @@ class LossTerms:
     """Named, unweighted terms, scalars >= 0; 0 is perfect.
 
     mask_bce, mask_dice: the masks of all matched queries. contrast: telling the phrase's own query from the others.
-    region: telling the features under the phrase's own mask from those under all masks of the batch.
+    region: telling the features under the phrase's own mask from those under all masks of the batch. A network without
+    queries, or without maps in the phrases' space, has 0 for these two.
     """
 
     mask_bce: Tensor
@@ -79,6 +82,20 @@ def batch_terms(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTe
     regions = [network.describe(pool_regions(features.float(), masks)) for features in pyramid]
     region = torch.stack([_region_term(network, each, phrase, batch.own, real) for each in regions]).mean()
     return LossTerms(bce, dice, contrast, region)
+
+
+def phrase_terms(network: ClipSeg, batch: Batch, _: LossWeights) -> LossTerms:
+    """Terms of a network with one mask for each phrase: means over phrases, at the network's own size.
+
+    Targets have a value for 4x4 pixels, the share of them inside; between cells they are interpolated.
+    """
+    logits = network(batch.pictures, batch.token_ids).float()
+    side = math.isqrt(batch.targets.shape[2])
+    masks = batch.targets.view(len(logits), 1, side, side)  # a phrase's own: of equal masks any will do
+    targets = F.interpolate(masks, size=logits.shape[1:], mode="bilinear")
+    bce, dice = (term.flatten() for term in pairwise_mask_terms(logits.flatten(1)[:, None], targets.flatten(2)))
+    count, none = torch.ones_like(bce), bce.new_zeros(())
+    return LossTerms(mean_over_all(bce, count), mean_over_all(dice, count), none, none)
 
 
 def _matched_terms(
@@ -178,4 +195,7 @@ def assign(cost: Tensor, real: Tensor) -> Tensor:
     return assigned
 
 
-OBJECTIVES: dict[type[Network], Callable[[Any, Batch, LossWeights], LossTerms]] = {XDecoder: batch_terms}
+OBJECTIVES: dict[type[Network], Callable[[Any, Batch, LossWeights], LossTerms]] = {
+    XDecoder: batch_terms,
+    ClipSeg: phrase_terms,
+}
