@@ -1,0 +1,133 @@
+"""Phrase-to-mask networks side by side: size, simulated cost and estimates per device; docs/networks.md has the table.
+
+    python -m benchmarks.networks                              # every network of ROWS that the table lacks; half an hour
+    python -m benchmarks.networks --only timm/resnet18 --res 320   # one, added to the table
+
+The challenge's graph of each, with drawn weights (what it costs does not depend on them), by Qualcomm's compiler for
+every chip that the simulator knows: the same figures on every machine. Rows that docs/data/networks.csv has are left as
+they are; mIoU comes from docs/data/networks_miou.csv, which says of each figure where it is from.
+"""
+
+import argparse
+import csv
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.graph import OPSET, TABLES
+from promptseg.export.deployed_graph import deployed
+from promptseg.export.onnx_export import count_flops, trace_graph
+from promptseg.hubs.devices import devices, estimate_all
+from promptseg.hubs.local.profile import simulate_all
+from promptseg.networks import architecture, build
+from promptseg.networks.xdecoder.mask_decoder import MaskAttention
+
+ROWS = (
+    *(("nano", res) for res in (320, 480)),
+    *(("mobile", res) for res in (320, 480)),
+    *((f"timm/{name}", 320) for name in (
+        "mobilenetv4_conv_small", "repvit_m1", "fastvit_t8", "resnet18", "mobileone_s0", "efficientvit_b0",
+    )),
+    ("focal_t", 320),
+    ("vit_b", 320),
+    ("focal_t", 590),
+)  # fmt: skip
+SHOWN = ("Snapdragon X Elite CRD", "Snapdragon X2 Elite CRD", "Samsung Galaxy S24", "Samsung Galaxy S25")
+COLUMNS = (
+    *("model", "res", "precision", "parameters_m", "gflop", "simulated_ms", "ops_without_cost", "binary_mb", "ddr_mb"),
+    *(f"estimated_ms {device}" for device in SHOWN),
+    "error",
+)
+PAGE = TABLES.parent / "networks.md"
+BEGIN, END = "<!-- table: python -m benchmarks.networks -->", "<!-- end of the table -->"
+
+
+def main() -> None:
+    """Fill the table, and write the page's; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", help="a model as `model` in params.yaml names it")
+    parser.add_argument("--res", type=int, default=320)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)  # not each constant that the exporter leaves unfolded
+    table = TABLES / "networks.csv"
+    for model, res in [(arguments.only, arguments.res)] if arguments.only else ROWS:
+        rows = read_rows(table)
+        if not any((row["model"], row["res"]) == (model, str(res)) for row in rows):
+            rows.append(measure(model, res))
+            print(rows[-1], flush=True)
+            with table.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{markdown()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Read a table's rows; none of one that is not there."""
+    if not table.is_file():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measure(model: str, res: int) -> dict[str, str]:
+    """Export a network with drawn weights and simulate it on every chip; what the compiler refuses stands in `error`."""
+    torch.manual_seed(0)
+    network = build(architecture(model, MaskAttention("inside", "bilinear"))).eval()
+    graph = deployed(network, res)
+    figures = {
+        "model": model,
+        "res": res,
+        "precision": "fp16",
+        "parameters_m": round(sum(each.numel() for each in network.parameters()) / 1e6, 1),
+        "gflop": round(count_flops(graph) / 1e9, 1),
+    }
+    with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+        path = Path(scratch) / "graph.onnx"
+        trace_graph(graph, OPSET, path)
+        try:
+            simulations = simulate_all(path, Path(scratch))
+        except ValueError as error:
+            return {column: str({**figures, "error": str(error)[:300]}.get(column, "")) for column in COLUMNS}
+    times = {chip: simulation.cost.bounds_ms for chip, simulation in simulations.items()}
+    simulation = simulations[devices()[0].simulated_chip]
+    cost = simulation.cost
+    traffic = cost.input_fill_bytes + cost.fill_bytes + cost.spill_bytes + cost.output_bytes
+    figures |= {
+        "simulated_ms": round(cost.time_us / 1e3, 2),
+        "ops_without_cost": cost.ops_without_cost,
+        "binary_mb": round(simulation.binary_bytes / 1e6, 1),
+        "ddr_mb": round(traffic / 1e6, 1),
+    }
+    for row in estimate_all(times, "fp16"):
+        if row["device"] in SHOWN:
+            figures[f"estimated_ms {row['device']}"] = round(row["latency_ms_estimated"], 1)
+    return {column: str(figures.get(column, "")) for column in COLUMNS}
+
+
+def markdown() -> str:
+    """Return the table of docs/networks.md, from the two CSV files."""
+    mious: dict[str, dict[str, str]] = {}
+    for row in read_rows(TABLES / "networks_miou.csv"):
+        figure = f"{float(row['miou']):.3f} ({row['source']})"
+        mious.setdefault(row["model"], {})[row["data"]] = figure
+    heads = ["model", "px", "parameters, M", "GFLOP", "simulated ms", "binary MB", "DDR MB"]
+    heads += [f"est. ms {device}" for device in SHOWN] + ["mIoU shapes", "mIoU photographs"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in read_rows(TABLES / "networks.csv"):
+        names = ("res", "parameters_m", "gflop", "simulated_ms", "binary_mb", "ddr_mb")
+        cells = [f"`{row['model']}`", *(row[name] for name in names)]
+        cells += [row[f"estimated_ms {device}"] for device in SHOWN]
+        if row["error"]:
+            cells[4] = "does not compile whole"
+        cells += [mious.get(row["model"], {}).get(data, "not measured") for data in ("shapes", "photographs")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
