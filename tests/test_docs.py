@@ -246,7 +246,9 @@ MADE_FILES = {
     "report.html",
     "sweep.svg",
     "configs/data/mine.yaml",
+    "src/promptseg/networks/film.py",
     "weights/focal_t.pt",
+    "weights/resnet18.pth",
     "weights/nano-first.safetensors",
 }
 MADE_FILES |= {"model.onnx", "tokenizer.json", "MODEL_CARD.md", "manifest.json"}  # of a release
