@@ -1,6 +1,6 @@
 """Phrase-to-mask networks side by side: size, simulated cost and estimates per device; docs/networks.md has the table.
 
-    python -m benchmarks.networks                              # every network of ROWS that the table lacks; half an hour
+    python -m benchmarks.networks                              # every network of ROWS that the table lacks
     python -m benchmarks.networks --only timm/resnet18 --res 320   # one, added to the table
 
 The challenge's graph of each, with drawn weights (what it costs does not depend on them), by Qualcomm's compiler for
@@ -75,7 +75,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
 
 
 def measure(model: str, res: int) -> dict[str, str]:
-    """Export a network with drawn weights and simulate it on every chip; what the compiler refuses stands in `error`."""
+    """Export a network, drawn, and simulate it on every chip; what the compiler refuses stands in `error`."""
     torch.manual_seed(0)
     network = build(architecture(model, MaskAttention("inside", "bilinear"))).eval()
     graph = deployed(network, res)

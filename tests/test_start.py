@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from networks import drawn, micro, micro_network
+from safetensors.torch import save_file
 from trainings import short_training
 
 from promptseg.checkpoints.checkpoint import Provenance, save_checkpoint
@@ -199,3 +201,14 @@ def test_an_address_that_gives_nothing_is_refused_and_leaves_nothing(tmp_path, s
 def test_an_address_without_a_file_name_is_refused(tmp_path, served):
     with pytest.raises(ValueError, match=r"^finetune\.init: got http://.*, wanted the address of a file"):
         weights_file(f"{served[0]}/", tmp_path)
+
+
+def test_weights_of_a_backbone_need_no_json_at_their_address(served, tmp_path):
+    address, folder, _ = served
+    weights = timm.create_model("test_efficientnet").state_dict()
+    save_file(weights, folder / "model.safetensors")
+    config = short_training(init=f"{address}/model.safetensors")
+    started = starting_point("timm/test_efficientnet", config, tmp_path / "downloads")
+    assert started.ledger["kind"] == "backbone"
+    encoder = started.network.backbone.encoder.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in encoder.items())

@@ -51,7 +51,8 @@ def starting_point(model: str, config: FinetuneConfig, downloads: Path) -> Start
     torch.manual_seed(config.seed)  # of what weights leave drawn, or all of it
     if config.init is None:
         return _checked(Start(build(wanted), None, {"init": None, "kind": "drawn", "seed": config.seed}), model, config)
-    source = weights_file(config.init, downloads)
+    of_timm = isinstance(wanted, XDecoderConfig) and isinstance(wanted.backbone, TimmConfig)
+    source = weights_file(config.init, downloads, alone=of_timm)
     network, keys = _load(source, model, wanted)
     sha256 = sha256_of(source) if isinstance(source, Path) and source.is_file() else keys["values_sha256"]
     return _checked(Start(network, sha256, {"init": config.init, "sha256": sha256, **keys}), model, config)
@@ -69,10 +70,11 @@ def _checked(start: Start, model: str, config: FinetuneConfig) -> Start:
     return start
 
 
-def weights_file(init: str, downloads: Path) -> Path | str:
+def weights_file(init: str, downloads: Path, alone: bool = False) -> Path | str:
     """Return the path of the weights; an address is downloaded below `downloads`, with the JSON of a .safetensors.
 
-    A name on a hub, timm's or Hugging Face's, is returned as it is: their own loaders keep what they download.
+    A name on a hub, timm's or Hugging Face's, is returned as it is: their own loaders keep what they download. `alone`:
+    a .safetensors without its JSON will do, too, as it is published for backbones.
 
     A file that was downloaded before is used again where its bytes still have the sha256 that was recorded then. Raises
     ValueError when the address gives no file, OSError when the disk is full.
@@ -88,9 +90,13 @@ def weights_file(init: str, downloads: Path) -> Path | str:
     if not name:
         raise ValueError(f"finetune.init: got {init}, wanted the address of a file")
     target = downloads / hashlib.sha256(init.encode()).hexdigest()[:16] / name
-    if name.endswith(".safetensors"):
-        beside = parts._replace(path=parts.path.removesuffix(".safetensors") + ".json").geturl()
-        download(beside, target.with_suffix(".json"), sha256=None, expected_bytes=None)
+    if name.endswith(OURS):
+        beside = parts._replace(path=parts.path.removesuffix(OURS) + ".json").geturl()
+        try:
+            download(beside, target.with_suffix(".json"), sha256=None, expected_bytes=None)
+        except ValueError:
+            if not alone:
+                raise
     download(init, target, sha256=None, expected_bytes=None)
     return target
 
