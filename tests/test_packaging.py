@@ -16,6 +16,7 @@ from tests.imports import LIBRARY, ROOT, library_files
 from tests.projects import copy_parts
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LISTS = ("requirements.txt", "requirements-dev.txt")
 HEAVY = ("torch", "numpy", "pydantic", "dvc", "onnxruntime", "transformers", "matplotlib", "pandas")
 
 
@@ -40,13 +41,43 @@ def run_in(folder: Path, *arguments: str, source: Path = ROOT / "src") -> subpro
     )
 
 
+def pins(path: Path) -> set[str]:
+    """Return `name==version` of each line of a requirements file that pins one; extras and markers are left out."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {re.split(r" |;", re.sub(r"\[.*?\]", "", line))[0] for line in lines if line and line[0].isalnum()}
+
+
 def test_what_is_pinned_is_what_the_package_needs() -> None:
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    pinned = [line for line in lines if line and not line.startswith(("#", "-e"))]
-    assert "-e ." in lines
+    lines = (ROOT / "requirements/main.in").read_text(encoding="utf-8").splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
     assert sorted(map(requirement, pinned)) == sorted(map(requirement, PROJECT["dependencies"]))
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+(; .*)?", line) for line in pinned)
     assert not any("==" in line.partition(";")[0] for line in PROJECT["dependencies"])
+
+
+def test_the_lock_holds_what_is_asked_for_and_both_lists_are_made_from_it() -> None:
+    """Otherwise somebody has edited one of them: run requirements/make.sh."""
+    lock, listed, more = (pins(ROOT / name) for name in ("requirements/lock.txt", *LISTS))
+    assert listed | more == lock
+    assert pins(ROOT / "requirements/main.in") <= listed
+    assert pins(ROOT / "requirements/dev.in") <= listed | more
+    assert "-e ." in (ROOT / LISTS[0]).read_text().splitlines()
+    assert f"-r {LISTS[0]}" in (ROOT / LISTS[1]).read_text().splitlines()
+
+
+def test_every_locked_file_has_a_hash_and_none_an_address() -> None:
+    text = (ROOT / "requirements/lock.txt").read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=\w)", text.strip())
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+    assert "://" not in text + "".join((ROOT / name).read_text() for name in LISTS)
+
+
+def test_extras_are_locked_too() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras) == {"s3", "demo"}
+    assert {name for names in extras.values() for name in names} <= {
+        pin.partition("==")[0] for pin in pins(ROOT / LISTS[1])
+    }
 
 
 @pytest.fixture(scope="module")
