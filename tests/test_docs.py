@@ -22,7 +22,7 @@ from tests.projects import copy_tracked, git, run_dvc
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs of the shell and of others: what they do is not ours to test. A page that needs another one adds it here.
 OTHERS = {"apt-get", "cat", "cd", "cp", "curl", "export", "git", "grep", "head", "ln", "ls", "mkdir", "qai-hub"}
-OTHERS |= {"source", "tar"}
+OTHERS |= {"source", "tar", "bash", "sbatch", "torchrun"}
 TOOLS = {"pip", "pytest", "venv"}  # python -m
 
 

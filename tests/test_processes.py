@@ -71,6 +71,20 @@ def test_more_processes_than_gpus_are_refused_before_any_starts(monkeypatch):
         relaunched(8, "stages.finetune", [])
 
 
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        ("none-such --nnodes 2", "PROMPTSEG_LAUNCHER: 'none-such --nnodes 2': got a program that cannot be run"),
+        ("false", "PROMPTSEG_LAUNCHER: 'false': a process failed"),
+    ],
+)
+def test_a_launcher_that_fails_is_told(monkeypatch, launcher, message):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("PROMPTSEG_LAUNCHER", launcher)
+    with pytest.raises(ValueError, match=message):
+        relaunched(1, "stages.finetune", [])
+
+
 def test_batches_start_where_they_are_asked_to():
     steps = Steps(splits(CONFIG).train, CONFIG, 1, 0)
     found = list(batches(steps, 2, 0))
@@ -161,15 +175,21 @@ open_split = lambda split, sizes: GroundingData(**opened, split=split, sizes=siz
 accelerator = make_accelerator()
 assert accelerator.num_processes == 2
 small = [CONFIG.val_res]
+own = folder / str(accelerator.process_index)  # as on two machines without a common disk
 three = Splits(open_split("train", CONFIG.res), open_split("val", small), open_split("train", small))
-snapshots = Snapshots(folder, 1e9, writes=accelerator.is_main_process)
+snapshots = Snapshots(own, 1e9, writes=accelerator.is_main_process)
 outcome = finetune(micro_network(RULE), three, CONFIG, snapshots, accelerator, folder / "plots" / "metrics")
 (folder / f"{accelerator.process_index}.json").write_text(json.dumps(outcome.curve))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("resumed", [False, True])
+def test_two_processes_equal_one(tmp_path, monkeypatch, resumed):
+    """Also where they go on from a snapshot that only the first one's disk holds."""
+    alone = _train(CONFIG, tmp_path / "alone")
+    if resumed:
+        _stop_after(2, tmp_path / "0", monkeypatch)
     script = tmp_path / "one_of_two.py"
     script.write_text(_ONE_OF_TWO)
     paths = json.dumps({name: str(path) for name, path in few_scenes().items()})
@@ -182,4 +202,18 @@ def test_two_processes_equal_one(tmp_path):
     assert done.returncode == 0, done.stderr
     curves = [json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2)]
     assert curves[0] == curves[1]
-    _assert_same_curve(_train(CONFIG, tmp_path / "alone"), curves[0])
+    _assert_same_curve(alone, curves[0])
+
+
+def _stop_after(steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the snapshot of a run that was killed."""
+    snapshots = Snapshots(folder, 0)
+
+    def save(state: dict[str, Any]) -> None:
+        Snapshots.save(snapshots, state)
+        if state["step"] == steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(snapshots, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(micro_network(RULE), splits(CONFIG), CONFIG, snapshots, make_accelerator(), None)

@@ -17,7 +17,7 @@ from promptseg.training.curve import TERMS, LiveCurve, Row
 from promptseg.training.data import Batch, GroundingData, Steps, batches
 from promptseg.training.losses import LossTerms, Objective
 from promptseg.training.optimizers import make_optimizers, set_learning_rates
-from promptseg.training.processes import average, prepare_network
+from promptseg.training.processes import average, from_first, prepare_network
 from promptseg.training.sampling import lr_factor
 from promptseg.training.snapshots import Snapshots
 from promptseg.training.validation import validate
@@ -64,7 +64,7 @@ def finetune(
     prepare_network(network, config.compile, config.checkpoint_activations)
     objective = accelerator.prepare_model(Objective(network, config.loss_weights))  # DDP; on a GPU, under autocast
     optimizers = make_optimizers(network, config)
-    state = snapshots.restore() or _first_state(network, splits, config, accelerator.device)
+    state = from_first(snapshots.restore) or _first_state(network, splits, config, accelerator.device)
     network.load_state_dict(state.pop("network"))
     for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=False):  # a first state holds none
         optimizer.load_state_dict(saved)

@@ -6,10 +6,12 @@ that one process would have had.
 """
 
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +21,8 @@ from torch.distributed.nn.functional import all_gather
 from torch.utils.checkpoint import checkpoint
 
 from promptseg.networks.network import Network
+
+LAUNCHER = "PROMPTSEG_LAUNCHER"  # an environment variable: which machines train is no setting of the experiment
 
 
 def make_accelerator() -> Accelerator:
@@ -73,22 +77,42 @@ def average(values: Tensor) -> Tensor:
     return total(values) / process_count()
 
 
-def relaunched(processes: int, module: str, arguments: Sequence[str]) -> bool:
-    """Run `python -m module arguments` again in so many processes, and return True when they are done.
+def from_first(make: Callable[[], Any]) -> Any:
+    """Return on all processes what `make` gives on the first, where alone it is called: one disk may know a state."""
+    if process_count() == 1:
+        return make()
+    box = [make() if process_index() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
 
-    False, and nothing is run, where one process is enough or where this is one of several: `accelerate launch` starts
-    them alike, over several machines too. Raises ValueError when there are fewer GPUs, or when a process fails (each
-    has said why).
+
+def relaunched(processes: int, module: str, arguments: Sequence[str]) -> bool:
+    """Run `python -m module arguments` again in several processes, and return True when they are done.
+
+    These are `processes` on this machine, or what the environment's LAUNCHER starts, over several machines too: the
+    beginning of a command line of torchrun or `accelerate launch`. False, and nothing is run, where one process is
+    enough or where this is one of several. Raises ValueError when there are fewer GPUs, when there is no such program,
+    or when a process fails (each has said why).
     """
-    if processes == 1 or "WORLD_SIZE" in os.environ:
+    launcher = os.environ.get(LAUNCHER)
+    if "WORLD_SIZE" in os.environ or (processes == 1 and not launcher):
         return False
-    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+    if launcher:
+        launch, name = shlex.split(launcher), f"{LAUNCHER}: {launcher!r}"
+    else:
+        name = f"finetune.processes: {processes}"
+        if torch.cuda.is_available() and processes > torch.cuda.device_count():
+            raise ValueError(
+                f"finetune.processes: got {processes}, wanted at most {torch.cuda.device_count()}, the number of GPUs "
+                "here: each process takes one"
+            )
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    try:
+        done = subprocess.run([*launch, "--module", module, *arguments], check=False)
+    except OSError as error:
         raise ValueError(
-            f"finetune.processes: got {processes}, wanted at most {torch.cuda.device_count()}, the number of GPUs "
-            "here: each process takes one"
-        )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    done = subprocess.run([*launch, "--module", module, *arguments], check=False)
+            f"{name}: got a program that cannot be run ({error}), wanted torchrun or one like it"
+        ) from error
     if done.returncode:
-        raise ValueError(f"finetune.processes: one of {processes} processes ended with status {done.returncode}")
+        raise ValueError(f"{name}: a process failed, or was not met by the others (status {done.returncode})")
     return True
