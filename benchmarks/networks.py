@@ -25,14 +25,12 @@ from promptseg.networks import architecture, build
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 
 ROWS = (
-    *(("nano", res) for res in (320, 480)),
-    *(("mobile", res) for res in (320, 480)),
+    *((model, res) for model in ("nano", "mobile") for res in (320, 512)),
     *((f"timm/{name}", 320) for name in (
-        "mobilenetv4_conv_small", "repvit_m1", "fastvit_t8", "resnet18", "mobileone_s0", "efficientvit_b0",
+        "mobilenetv4_conv_small", "repvit_m1", "resnet18", "fastvit_t8", "efficientvit_b0",
     )),
-    ("focal_t", 320),
-    ("vit_b", 320),
-    ("focal_t", 590),
+    ("clipseg", 352),
+    *(("focal_t", res) for res in (256, 590)),
 )  # fmt: skip
 SHOWN = ("Snapdragon X Elite CRD", "Snapdragon X2 Elite CRD", "Samsung Galaxy S24", "Samsung Galaxy S25")
 COLUMNS = (
@@ -121,7 +119,7 @@ def markdown() -> str:
     for row in read_rows(TABLES / "networks.csv"):
         names = ("res", "parameters_m", "gflop", "simulated_ms", "binary_mb", "ddr_mb")
         cells = [f"`{row['model']}`", *(row[name] for name in names)]
-        cells += [row[f"estimated_ms {device}"] for device in SHOWN]
+        cells += [row[f"estimated_ms {device}"] or "-" for device in SHOWN]
         if row["error"]:
             cells[4] = "does not compile whole"
         cells += [mious.get(row["model"], {}).get(data, "not measured") for data in ("shapes", "photographs")]

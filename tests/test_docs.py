@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmarks import networks
 from promptseg.__main__ import COMMANDS
 from promptseg.commands.settings import arguments_of
 from promptseg.params import Params, load_yaml, read_params
@@ -314,3 +315,7 @@ def test_readmes_estimate_of_focal_t_is_that_of_the_recorded_simulation() -> Non
     estimates = pd.read_csv(ROOT / "docs" / "data" / "devices_focal_t_590.csv").set_index("device")
     (row,) = re.findall(r"^\| `focal_t`, the .*$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
     assert f"{estimates.loc['Snapdragon X Elite CRD', 'latency_ms_estimated']:.0f} ms at 590 px" in row
+
+
+def test_the_table_of_networks_is_that_of_the_recorded_simulations() -> None:
+    assert networks.markdown() in (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")

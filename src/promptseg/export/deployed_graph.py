@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from torch import Tensor, nn
 
 from promptseg.datasets.preprocess import CANVAS
-from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem, reparameterised
+from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem, norm_conv, reparameterised
 from promptseg.export.rewrites.clipseg import FoldedDecoder, FoldedText, FoldedVision
 from promptseg.export.rewrites.convolutions import MatrixConvNorm
 from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
@@ -90,6 +90,8 @@ class DeployedXDecoder(DeployedNetwork):
         self.network = substituted(network, dict(PARTS[name] for name in rewrites if name in PARTS))
         backbone = self.network.backbone
         self.stem_is_folded = "stem" in rewrites and isinstance(backbone, FocalBackbone)
+        of_timm = "stem" in rewrites and isinstance(backbone, TimmBackbone)
+        self.norm_conv = norm_conv(network.mean, network.std) if of_timm else None
         if isinstance(backbone, FocalBackbone) and self.stem_is_folded:
             first = cast(FocalStage, backbone.stages[0])
             stem = FoldedStem(first.downsample, network.mean, network.std, res)
@@ -108,7 +110,9 @@ class DeployedXDecoder(DeployedNetwork):
     def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
         """Return the map that the mask is made from (mask features, or what they come from), and the decoder's."""
         network = self.network
-        if not self.stem_is_folded:
+        if self.norm_conv is not None:
+            picture = self.norm_conv(picture)
+        elif not self.stem_is_folded:
             picture = (picture - network.mean) / network.std
         finest, pyramid = network.pixel_decoder(network.backbone(picture))
         return finest, *self.decoder.picture_features(finest, pyramid)
