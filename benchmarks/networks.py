@@ -109,20 +109,23 @@ def measure(model: str, res: int) -> dict[str, str]:
 
 def markdown() -> str:
     """Return the table of docs/networks.md, from the two CSV files."""
-    mious: dict[str, dict[str, str]] = {}
-    for row in read_rows(TABLES / "networks_miou.csv"):
-        figure = f"{float(row['miou']):.3f} ({row['source']})"
-        mious.setdefault(row["model"], {})[row["data"]] = figure
+    mious = {
+        (row["model"], row["res"], row["data"]): f"{float(row['miou']):.3f} ({row['source']})"
+        for row in read_rows(TABLES / "networks_miou.csv")
+    }
+    order = {(model, str(res)): place for place, (model, res) in enumerate(ROWS)}
+    rows = read_rows(TABLES / "networks.csv")
     heads = ["model", "px", "parameters, M", "GFLOP", "simulated ms", "binary MB", "DDR MB"]
     heads += [f"est. ms {device}" for device in SHOWN] + ["mIoU shapes", "mIoU photographs"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for row in read_rows(TABLES / "networks.csv"):
+    for row in sorted(rows, key=lambda row: order.get((row["model"], row["res"]), len(order))):
         names = ("res", "parameters_m", "gflop", "simulated_ms", "binary_mb", "ddr_mb")
         cells = [f"`{row['model']}`", *(row[name] for name in names)]
         cells += [row[f"estimated_ms {device}"] or "-" for device in SHOWN]
         if row["error"]:
             cells[4] = "does not compile whole"
-        cells += [mious.get(row["model"], {}).get(data, "not measured") for data in ("shapes", "photographs")]
+        key = row["model"], row["res"]
+        cells += [mious.get((*key, data), "not measured") for data in ("shapes", "photographs")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
