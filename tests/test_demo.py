@@ -11,7 +11,7 @@ import pytest
 from graphs import write_bright_graph
 from PIL import Image
 
-from promptseg.demo.server import MOST_BYTES, PICTURE_TYPE, DemoServer
+from promptseg.demo.server import EXAMPLES, MOST_BYTES, PICTURE_TYPE, DemoServer
 from promptseg.inference.model import load
 
 
@@ -50,6 +50,15 @@ def test_the_page_comes_with_a_policy_that_lets_nothing_else_in(server: DemoServ
     assert b"<title>promptseg</title>" in page
     assert "default-src 'none'" in policy
     assert ask(server, "GET", "/params.yaml")[0] == 404
+
+
+def test_the_page_offers_examples_that_are_there(server: DemoServer) -> None:
+    _, page, _ = ask(server, "GET", "/")
+    for file, what, phrase in EXAMPLES:
+        assert f'data-phrase="{phrase}"><img src="/examples/{file}" alt="{what}"'.encode() in page
+        status, picture, _ = ask(server, "GET", f"/examples/{file}")
+        assert (status, picture[:2]) == (200, b"\xff\xd8")
+    assert ask(server, "GET", "/examples/../server.py")[0] == 404
 
 
 def test_a_question_is_answered(server: DemoServer) -> None:

@@ -135,7 +135,20 @@ def test_the_demo_answers_a_phrase_about_a_picture(browser: Browser, demo: str, 
     assert browser.run("return document.getElementById('shown').naturalWidth") == 120
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.complaints() == []
-    assert {url for url in browser.requests() if not url.startswith("data:")} == {demo, f"{demo}ask?phrase=a%20cup"}
+    asked = {url for url in browser.requests() if not url.startswith("data:")}
+    assert {url for url in asked if "/examples/" not in url} == {demo, f"{demo}ask?phrase=a%20cup"}
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_the_demo_opens_with_an_example_to_click(browser: Browser, demo: str, width: int) -> None:
+    browser.complaints()
+    browser.open(demo, width)
+    browser.run("document.querySelector('.example').click()")
+    wait_for(browser, " px (")
+    assert browser.run("return document.getElementById('phrase').value").startswith("the orange shape")
+    assert browser.run("return document.getElementById('shown').naturalWidth") == 500
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.complaints() == []
 
 
 def test_the_demo_tells_of_a_mistake_and_goes_on(browser: Browser, demo: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ packages to a pipeline that needs none of them.
 """
 
 import base64
+import html
 import json
 import sys
 import threading
@@ -22,13 +23,19 @@ from promptseg.inference.model import Model
 from promptseg.report.overlay import encode_jpeg
 
 HOST = "127.0.0.1"  # this machine only: whoever reaches the page uses the model, and sends it pictures
-PAGE = Path(__file__).parent / "page.html"
+PAGE, EXAMPLES_FOLDER = Path(__file__).parent / "page.html", Path(__file__).parent / "examples"
+# What the page offers to click: a file of the folder, what it is, and a phrase.
+EXAMPLES = (("scene.jpg", "a drawn scene", "the orange shape to the left of the red star"),)
+EXAMPLE = (
+    '<button type="button" class="example" data-phrase="{phrase}"><img src="/examples/{file}" alt="{what}">'
+    "<span>{phrase}</span></button>"
+)
 MOST_BYTES = 40_000_000
 SHOWN_SIDE, SHOWN_BYTES = 1024, 400_000
 PICTURE_TYPE = "application/octet-stream"  # other sites may post forms and text here, but not this, unless asked
 POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 
@@ -79,10 +86,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._is_meant_for_us():
             return
-        if urlsplit(self.path).path != "/":
+        path = urlsplit(self.path).path
+        if path == "/":
+            examples = (dict(zip(("file", "what", "phrase"), map(html.escape, each), strict=True)) for each in EXAMPLES)
+            page = PAGE.read_text(encoding="utf-8")
+            page = page.replace("<!-- examples -->", "".join(EXAMPLE.format(**each) for each in examples))
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", page.encode("utf-8"))
+        elif path in {f"/examples/{file}" for file, _, _ in EXAMPLES}:
+            self._send(HTTPStatus.OK, "image/jpeg", (EXAMPLES_FOLDER / path.rpartition("/")[2]).read_bytes())
+        else:
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not here")
-            return
-        self._send(HTTPStatus.OK, "text/html; charset=utf-8", PAGE.read_bytes())
 
     def do_POST(self) -> None:
         if not self._is_meant_for_us():
