@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from promptseg.checkpoints.checkpoint import load_checkpoint
-from promptseg.export.onnx_export import export_graph, write_ops
+from promptseg.export.onnx_export import export_graphs, write_ops
 from promptseg.files import sha256_of, write_json
 from promptseg.hubs.host import GraphInputs
 from promptseg.params import read_params
@@ -11,24 +11,24 @@ from stages import ROOT, run_stage
 
 
 def export_stage(
-    checkpoint: Path, images: Path, samples: Path, tokens: Path, graph: Path, export: Path, ops: Path
+    checkpoint: Path, images: Path, samples: Path, tokens: Path, graphs: Path, export: Path, ops: Path
 ) -> None:
     """See the module."""
     params = read_params(ROOT)
     network, provenance = load_checkpoint(checkpoint)
     inputs = GraphInputs(images, samples, tokens, params.hub.split, params.export.parity_samples)
-    report = export_graph(
+    report = export_graphs(
         network,
         params.res,
         params.export,
         inputs,
-        graph,
+        graphs,
         model=provenance.model,
         checkpoint_sha256=sha256_of(checkpoint),
     )
     write_json(export, report.to_json())
-    write_ops(graph, ops)
+    write_ops(graphs, ops)
 
 
 if __name__ == "__main__":
-    run_stage(export_stage, __doc__, "checkpoint", "images", "samples", "tokens", "graph", "export", "ops")
+    run_stage(export_stage, __doc__, "checkpoint", "images", "samples", "tokens", "graphs", "export", "ops")

@@ -7,10 +7,10 @@ from promptseg.params import read_params
 from stages import CACHE, ROOT, run_stage
 
 
-def hub_compile(graph: Path, compiled: Path) -> None:
+def hub_compile(graphs: Path, compiled: Path) -> None:
     """See the module."""
-    open_hub(read_params(ROOT).hub, CACHE).compile(graph, compiled)
+    open_hub(read_params(ROOT).hub, CACHE).compile(graphs, compiled)
 
 
 if __name__ == "__main__":
-    run_stage(hub_compile, __doc__, "graph", "compiled")
+    run_stage(hub_compile, __doc__, "graphs", "compiled")

@@ -4,22 +4,22 @@ from pathlib import Path
 
 from promptseg.files import write_json, write_rows
 from promptseg.hubs.backends import open_hub
-from promptseg.hubs.base import CompiledGraph, write_layers
+from promptseg.hubs.base import CompiledGraphs, write_layers
 from promptseg.hubs.devices import ESTIMATE_COLUMNS
 from promptseg.hubs.host import measure_on_host
 from promptseg.params import read_params
 from stages import CACHE, ROOT, run_stage
 
 
-def hub_profile(graph: Path, compiled: Path, latency: Path, layers: Path, devices: Path) -> None:
+def hub_profile(graphs: Path, compiled: Path, latency: Path, layers: Path, devices: Path) -> None:
     """See the module."""
     config = read_params(ROOT).hub
-    profile = open_hub(config, CACHE).profile(graph, compiled)
-    host = measure_on_host(graph, config.cpu_latency_runs)
-    write_json(latency, profile.to_json(CompiledGraph.read(compiled), host))
+    profile = open_hub(config, CACHE).profile(graphs, compiled)
+    host = measure_on_host(graphs, config.cpu_latency_runs)
+    write_json(latency, profile.to_json(CompiledGraphs.read(compiled), host))
     write_layers(layers, profile.layers)
     write_rows(devices, profile.estimates, ESTIMATE_COLUMNS)
 
 
 if __name__ == "__main__":
-    run_stage(hub_profile, __doc__, "graph", "compiled", "latency", "layers", "devices")
+    run_stage(hub_profile, __doc__, "graphs", "compiled", "latency", "layers", "devices")

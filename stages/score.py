@@ -6,7 +6,7 @@ from pathlib import Path
 from promptseg.datasets.archives import PictureArchives
 from promptseg.datasets.records import read_pictures, read_predictions, read_samples
 from promptseg.files import read_json, sha256_of, write_bytes, write_json, write_table
-from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.base import CompiledGraphs
 from promptseg.params import read_params
 from promptseg.report.gallery import Shown
 from promptseg.report.page import build_report, provenance, render_report
@@ -24,7 +24,7 @@ def score_stage(**paths: Path) -> None:
     """See the module; `paths` are INPUTS and OUTPUTS."""
     params = read_params(ROOT)
     samples, predictions = read_samples(paths["samples"]), read_predictions(paths["predictions"])
-    compiled = asdict(CompiledGraph.read(paths["compiled"]))
+    compiled = asdict(CompiledGraphs.read(paths["compiled"]))
     records = {name: read_json(paths[name]) for name in ("latency", "export", "fidelity")}
     hashes = {name: sha256_of(paths[name]) for name in ("samples", "predictions")}
     hashes["curve"] = sha256_of(paths["curve"] / "loss.tsv")

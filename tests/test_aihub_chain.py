@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from promptseg.datasets.records import read_predictions
-from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.base import CompiledGraphs
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_bench import Bench
 from tests.aihub_bench.state import COLLEAGUES_TOKEN, TOKEN
@@ -43,7 +43,7 @@ def chain(
 
 def test_the_cloud_gives_the_masks_of_onnx_runtime(chain: tuple[Path, Bench]) -> None:
     project, bench = chain
-    graph, tokens = project / "models/model.onnx", project / "data/tokens.npy"
+    graph, tokens = project / "models/graphs/model.onnx", project / "data/tokens.npy"
     inputs = GraphInputs(project / "data/images", project / "data/samples.jsonl", tokens, "val", SMALL["hub.samples"])
     predictions = read_predictions(project / "data/predictions.jsonl")
     wanted = {output.sample_id: output.pred_mask for output in masks_on_host(graph, inputs)}
@@ -89,9 +89,9 @@ def test_a_run_in_the_cloud_is_recommended_by_its_measured_latency(chain: tuple[
 
 def test_the_manifest_leads_to_the_job(chain: tuple[Path, Bench]) -> None:
     project, bench = chain
-    compiled = CompiledGraph.read(project / "models/compiled")
-    assert compiled.job_address == f"{bench.address}/jobs/{compiled.job_id}/"
-    assert bench.state.jobs[str(compiled.job_id)].shared_with == {"jury@example.org"}
+    compiled = CompiledGraphs.read(project / "models/compiled")
+    assert compiled.binaries[0].job_address == f"{bench.address}/jobs/{compiled.binaries[0].job_id}/"
+    assert bench.state.jobs[str(compiled.binaries[0].job_id)].shared_with == {"jury@example.org"}
 
 
 def test_the_token_is_nowhere_in_the_project(chain: tuple[Path, Bench]) -> None:

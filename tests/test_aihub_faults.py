@@ -106,8 +106,8 @@ def act(action: str, hub: AiHub, graph: Path, folder: Path) -> None:
         compiled = hub.compile(graph, folder / "compiled")
         content = (folder / "compiled" / "model.bin").read_bytes()
         assert content == MAGIC + graph.read_bytes()
-        assert compiled.binary_sha256 == sha256_of(folder / "compiled" / "model.bin")
-        assert compiled.job_id
+        assert compiled.binaries[0].binary_sha256 == sha256_of(folder / "compiled" / "model.bin")
+        assert compiled.binaries[0].job_id
     elif action == "profile":
         profile = hub.profile(graph, folder / "compiled")
         assert (profile.latency_ms_device, profile.layers_npu) == (6.5, 3)

@@ -11,7 +11,7 @@ from qai_hub import public_api_pb2 as pb
 from promptseg.files import sha256_of
 from promptseg.hubs.aihub.hub import latency_of
 from promptseg.hubs.aihub.service import RefusedError
-from promptseg.hubs.base import SLOWEST, CompiledGraph, LatencyProfile, Layer
+from promptseg.hubs.base import SLOWEST, CompiledGraphs, LatencyProfile, Layer
 from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_helpers import DEVICE, ONE_SAMPLE_MB
@@ -29,12 +29,12 @@ def test_a_graph_is_compiled_and_its_manifest_says_by_whom(
     bench: Bench, opened: Any, graph: Path, tmp_path: Path
 ) -> None:
     compiled = opened().compile(graph, tmp_path / "compiled")
-    assert CompiledGraph.read(tmp_path / "compiled") == compiled
-    assert compiled.binary_file == "model.bin"
-    assert compiled.binary_sha256 == sha256_of(tmp_path / "compiled" / "model.bin")
-    assert compiled.binary_bytes == (tmp_path / "compiled" / "model.bin").stat().st_size
+    assert CompiledGraphs.read(tmp_path / "compiled") == compiled
+    assert compiled.binaries[0].binary_file == "model.bin"
+    assert compiled.binaries[0].binary_sha256 == sha256_of(tmp_path / "compiled" / "model.bin")
+    assert compiled.binaries[0].binary_bytes == (tmp_path / "compiled" / "model.bin").stat().st_size
     assert compiled.graph_sha256 == sha256_of(graph)
-    assert compiled.job_address == f"{bench.address}/jobs/{compiled.job_id}/"
+    assert compiled.binaries[0].job_address == f"{bench.address}/jobs/{compiled.binaries[0].job_id}/"
     assert compiled.tool_versions["qairt_sdk_version"] == "2.45.0.260326"
     assert compiled.tool_versions["qairt_asked_for"] == "2.45"
     (job,) = bench.state.jobs.values()
@@ -97,7 +97,7 @@ def test_a_second_run_asks_for_nothing_twice(bench: Bench, opened: Any, graph: P
         assert len(list(hub.run(graph, tmp_path / folder, SAMPLES))) == 3
     assert counts(bench) == {"compile": 1, "profile": 1, "infer": 3}
     assert (bench.requests["new model"], bench.requests["new dataset"]) == (1, 3)
-    assert CompiledGraph.read(tmp_path / "first") == CompiledGraph.read(tmp_path / "second")
+    assert CompiledGraphs.read(tmp_path / "first") == CompiledGraphs.read(tmp_path / "second")
 
 
 def test_masks_that_are_stored_need_no_service(bench: Bench, opened: Any, graph: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_sharing_is_retried_and_verified_and_compiles_nothing_anew(
     opened().compile(graph, tmp_path / "compiled")
     bench.faults.append(Fault("share", "500", times=1))
     compiled = opened(share_with=("jury@example.org",)).compile(graph, tmp_path / "compiled")
-    assert bench.state.jobs[compiled.job_id].shared_with == {"jury@example.org"}
+    assert bench.state.jobs[compiled.binaries[0].job_id].shared_with == {"jury@example.org"}
     assert bench.requests["share"] == 2
     assert counts(bench)["compile"] == 1
 

@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 
 from promptseg.datasets.records import read_predictions
-from promptseg.hubs.aihub.inference import SAMPLE_BYTES, MaskStore, chunks_of, read_outputs, samples_per_chunk
+from promptseg.hubs.aihub.inference import MaskStore, chunks_of, read_outputs, row_bytes, samples_per_chunk
 from promptseg.hubs.aihub.journal import SampleHasher
 from promptseg.hubs.aihub.service import UnreachableError
 from promptseg.hubs.base import HubInput, HubOutput
+from promptseg.hubs.contract import OUTPUTS, ChallengeGraphs, read_graphs
 from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench
 from tests.aihub_driver import flat_pictures
 from tests.aihub_helpers import ONE_SAMPLE_MB, forget_sleep, open_bench_hub
-from tests.graphs import split_picture, write_bright_graph
+from tests.graphs import RECORD, split_picture, write_bright_graph
 from tests.imports import ROOT
 
+SAMPLE_BYTES = 3 * 1024 * 1024 * 4 + 2 * 77 * 4
 pytest_plugins = ("tests.aihub_fixtures",)
 
 
@@ -34,13 +36,13 @@ def samples(count: int) -> list[HubInput]:
 
 
 @pytest.mark.parametrize(("chunk_mb", "count"), [(1, 1), (13, 1), (26, 2), (1000, 79)])
-def test_chunks_are_cut_by_bytes_and_hold_one_sample_at_least(chunk_mb: int, count: int) -> None:
-    assert samples_per_chunk(chunk_mb) == count
-    assert SAMPLE_BYTES == 3 * 1024 * 1024 * 4 + 2 * 77 * 4
+def test_chunks_are_cut_by_bytes_and_hold_one_sample_at_least(chunk_mb: int, count: int, graph: Path) -> None:
+    assert samples_per_chunk(chunk_mb, read_graphs(graph)) == count
+    assert row_bytes(read_graphs(graph).graphs[0]) == SAMPLE_BYTES
 
 
 def test_a_chunk_lets_its_tensors_go_whoever_holds_it() -> None:
-    (chunk,) = chunks_of(samples(1), chunk_mb=26, known=())
+    (chunk,) = chunks_of(samples(1), most=2, known=())
     tensor = weakref.ref(chunk.samples[0])
     chunk.release()
     assert tensor() is None
@@ -48,7 +50,7 @@ def test_a_chunk_lets_its_tensors_go_whoever_holds_it() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 def test_chunks_are_all_of_the_samples_in_order(count: int) -> None:
-    chunks = list(chunks_of(samples(count), chunk_mb=26, known=()))
+    chunks = list(chunks_of(samples(count), most=2, known=()))
     assert [sample.sample_id for chunk in chunks for sample in chunk.samples] == [f"s{n}" for n in range(count)]
     assert all(len(chunk.samples) == 2 for chunk in chunks[:-1])
     assert len({chunk.sha256 for chunk in chunks}) == len(chunks)
@@ -62,7 +64,7 @@ def test_one_chunk_is_made_at_a_time() -> None:
             taken.append(sample.sample_id)
             yield sample
 
-    chunks = chunks_of(watched(), chunk_mb=26, known=())
+    chunks = chunks_of(watched(), most=2, known=())
     next(chunks)
     assert taken == ["s0", "s1"]
 
@@ -71,7 +73,7 @@ def spelled(pictures: list[HubInput], known: set[str]) -> list[tuple[list[str], 
     """The ids of what each chunk sends, and of what it answers."""
     return [
         ([sample.sample_id for sample in chunk.samples], [sample_id for sample_id, _ in chunk.order])
-        for chunk in chunks_of(pictures, chunk_mb=26, known=known)
+        for chunk in chunks_of(pictures, most=2, known=known)
     ]
 
 
@@ -97,10 +99,10 @@ def test_what_is_left_after_a_crash_is_cut_at_the_same_places(seed: int) -> None
     random, pictures = np.random.default_rng(seed), samples(6)
     drawn = [pictures[number] for number in random.integers(0, 6, 12)]
     known = {SampleHasher().digest(pictures[number]) for number in random.integers(0, 6, 2)}
-    whole = [chunk for chunk in chunks_of(drawn, chunk_mb=26, known=known) if chunk.samples]
+    whole = [chunk for chunk in chunks_of(drawn, most=2, known=known) if chunk.samples]
     for stored in range(len(whole) + 1):
         there = known | {digest for chunk in whole[:stored] for digest in chunk.digests}
-        left = [chunk.sha256 for chunk in chunks_of(drawn, chunk_mb=26, known=there) if chunk.samples]
+        left = [chunk.sha256 for chunk in chunks_of(drawn, most=2, known=there) if chunk.samples]
         assert left == [chunk.sha256 for chunk in whole[stored:]]
 
 
@@ -116,7 +118,8 @@ def test_outputs_become_masks(tmp_path: Path) -> None:
     broken = np.ones((1024, 1024), np.float32)
     broken[0, :3] = np.nan, np.inf, -np.inf
     path = write_outputs(tmp_path / "o.h5", [np.zeros_like(broken), np.ones_like(broken), broken])
-    first, second, third = read_outputs(path, 3)
+    kind = ChallengeGraphs(RECORD, ())
+    first, second, third = (HubOutput.decide(kind, "s", row) for row in read_outputs(path, 3, OUTPUTS))
     assert (first.pred_mask.mean(), second.pred_mask.mean()) == (0.0, 1.0)
     assert (first.non_finite, second.non_finite, third.non_finite) == (0, 0, 3)
 
@@ -134,7 +137,7 @@ def test_outputs_that_are_not_the_contracts_are_refused(
     tmp_path: Path, masks: list[np.ndarray], name: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        list(read_outputs(write_outputs(tmp_path / "o.h5", masks, name), 1))
+        list(read_outputs(write_outputs(tmp_path / "o.h5", masks, name), 1, OUTPUTS))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -143,7 +146,7 @@ def test_outputs_that_are_cut_short_are_told(tmp_path: Path, share: float) -> No
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(UnreachableError, match="cut short"):
-        list(read_outputs(path, 1))
+        list(read_outputs(path, 1, OUTPUTS))
 
 
 def test_masks_are_kept_from_run_to_run_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -262,4 +262,4 @@ def test_after_a_lost_answer_a_colleague_s_job_of_the_same_name_is_not_taken(
     opened().compile(graph, tmp_path / "compiled")
     (first,) = bench.state.jobs
     bench.faults.append(Fault("submit", "cut", times=1))
-    assert opened(token=COLLEAGUES_TOKEN).compile(graph, tmp_path / "theirs").job_id != first
+    assert opened(token=COLLEAGUES_TOKEN).compile(graph, tmp_path / "theirs").binaries[0].job_id != first

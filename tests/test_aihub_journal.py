@@ -120,7 +120,7 @@ def test_each_account_has_a_folder_of_its_own(tmp_path: Path, address: str, fold
     assert folder_of(tmp_path, address, "0a1b") == tmp_path / "aihub" / folder
 
 
-WORK = Work("ab" * 32, "Snapdragon X Elite CRD", "2.45")
+WORK = Work("ab" * 32, "Snapdragon X Elite CRD", "2.45", ("pred_mask",))
 
 
 def test_the_same_work_has_the_same_name_and_any_change_another() -> None:

@@ -19,7 +19,7 @@ from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.state import DEVICES
 from tests.aihub_helpers import forget_sleep, give_up_early, hub_config, open_bench_hub
-from tests.graphs import write_bright_graph, write_refused_graph, write_textless_graph
+from tests.graphs import RECORD, write_bright_graph, write_refused_graph, write_textless_graph
 from tests.imports import ROOT
 
 pytest_plugins = ("tests.aihub_fixtures",)
@@ -42,6 +42,7 @@ def write(path: Path, nodes: list[Node], **constants: np.ndarray) -> Path:
     graph = helper.make_graph([*head, *nodes, *tail], "test", border[:2], border[2:], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
+    RECORD.write_into(model)
     onnx.save(model, path)
     return path
 

@@ -23,6 +23,7 @@ from qai_hub.util.dataset_entries_converters import h5_to_dataset_entries
 from promptseg.hubs.aihub.hub import AiHub
 from promptseg.hubs.aihub.inference import write_dataset
 from promptseg.hubs.aihub.service import RefusedError, Service, UnreachableError, public_address, read_configuration
+from promptseg.hubs.contract import INPUTS
 from tests.aihub_bench import Bench, Fault
 from tests.aihub_bench.device import MAGIC
 from tests.aihub_bench.state import DEVICES, EMAIL, TOKEN
@@ -108,7 +109,8 @@ def test_the_plain_client_takes_half_a_file_for_the_whole(bench: Bench, tmp_path
 
 def test_our_data_sets_are_what_the_client_writes_and_reads(tmp_path: Path) -> None:
     samples = [split_picture("a", 1, 2, first_id=3), split_picture("b", 4, 5, first_id=6)]
-    write_dataset(tmp_path / "samples.h5", samples)
+    rows = [{"image_input": each.image_input, "text_input": each.text_input} for each in samples]
+    write_dataset(tmp_path / "samples.h5", rows, INPUTS)
     with h5py.File(tmp_path / "samples.h5") as store:
         entries = h5_to_dataset_entries(store)
     assert list(entries) == ["image_input", "text_input"]

@@ -11,7 +11,7 @@ import pytest
 from promptseg.checkpoints.checkpoint import load_checkpoint
 from promptseg.datasets.records import read_predictions, read_samples
 from promptseg.files import sha256_of
-from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.base import CompiledGraphs
 from promptseg.hubs.contract import IMAGE_INPUT
 from promptseg.hubs.local.session import qnn_available
 from promptseg.report.charts import read_curve
@@ -43,8 +43,8 @@ def test_each_artefact_is_what_it_says(chain: tuple[Path, list[str]]) -> None:
     curve = read_curve(project / "metrics/live/plots/metrics")
     assert set(curve) == {"step", *FIGURES}
     assert [*curve["step"]] == [0, 1, 2]
-    assert onnx.load(project / "models/model.onnx").graph.input[0].name == IMAGE_INPUT.name
-    assert CompiledGraph.read(project / "models/compiled").placed_on_npu == qnn_available()
+    assert onnx.load(project / "models/graphs/model.onnx").graph.input[0].name == IMAGE_INPUT.name
+    assert CompiledGraphs.read(project / "models/compiled").placed_on_npu == qnn_available()
     predictions = read_predictions(project / "data/predictions.jsonl")
     assert len(predictions) == SMALL["hub.samples"]
     assert set(predictions) <= {sample.sample_id for sample in samples if sample.split == "val"}
@@ -68,7 +68,7 @@ def test_metrics_hold_what_is_promised(chain: tuple[Path, list[str]]) -> None:
     assert latency["latency_ms_device"] is None
     assert fidelity["binary"] is None
     assert (fidelity["model"], fidelity["res"], fidelity["phrases"], fidelity["non_finite"]) == ("nano", 64, 5, 0)
-    assert fidelity["graph_sha256"] == latency["graph_sha256"] == sha256_of(project / "models/model.onnx")
+    assert fidelity["graph_sha256"] == latency["graph_sha256"] == sha256_of(project / "models/graphs/model.onnx")
     assert fidelity["predictions_sha256"] == sha256_of(project / "data/predictions.jsonl")
     assert {"miou", "miou_canvas", "ciou", "p_at_50", "p_at_90", "miou_small", "miou_keyword"} <= set(score)
     assert {"baseline_everything", "baseline_largest_object", "baseline_random_object"} <= set(score)
@@ -96,7 +96,7 @@ def test_a_second_repro_runs_nothing(chain: tuple[Path, list[str]]) -> None:
 
 def test_an_experiment_runs_what_follows_from_res_and_going_back_runs_nothing(chain: tuple[Path, list[str]]) -> None:
     project, _ = chain
-    before = {name: (project / name).read_bytes() for name in (*METRICS, "models/model.onnx")}
+    before = {name: (project / name).read_bytes() for name in (*METRICS, "models/graphs/model.onnx")}
     assert sorted(stages_run(project, "exp", "run", "-S", "res=96")) == sorted(STAGES[3:])
     assert metric(project, "export")["res"] == 96
     changed = json.loads(dvc(project, "metrics", "diff", "--json"))
@@ -108,7 +108,7 @@ def test_an_experiment_runs_what_follows_from_res_and_going_back_runs_nothing(ch
 
 def test_a_mistaken_experiment_says_so_and_loses_nothing(chain: tuple[Path, list[str]]) -> None:
     project, _ = chain
-    before = {name: (project / name).read_bytes() for name in (*METRICS, "models/model.onnx")}
+    before = {name: (project / name).read_bytes() for name in (*METRICS, "models/graphs/model.onnx")}
     done = run_dvc(project, "exp", "run", "-S", "res=abc")
     assert done.returncode != 0
     assert "error: res: got 'abc', wanted a whole number" in done.stderr

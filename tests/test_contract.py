@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptseg.hubs.contract import (
-    CONTRACT,
+    CHALLENGE,
     IMAGE_INPUT,
     TEXT_INPUT,
     GraphRecord,
     TensorSpec,
-    check_border,
     mask_of,
+    read_graphs,
     read_record,
 )
 
@@ -84,7 +84,7 @@ def test_a_graph_without_a_record_names_the_stage(tmp_path):
 
 def test_a_record_of_another_contract_is_refused(tmp_path):
     graph = write_recorded(tmp_path / "model.onnx", replace(RECORD, contract="another"))
-    with pytest.raises(ValueError, match=f"got a graph of the contract 'another', wanted '{CONTRACT}'"):
+    with pytest.raises(ValueError, match=f"got a graph of the contract 'another', wanted '{CHALLENGE}'"):
         read_record(graph)
 
 
@@ -103,22 +103,22 @@ def test_a_record_is_looked_for_in_an_onnx_file_only(tmp_path):
 
 
 def test_a_graph_of_the_contract_passes(tmp_path):
-    check_border(write_bright_graph(tmp_path / "model.onnx"))
+    read_graphs(write_bright_graph(tmp_path / "model.onnx"))
 
 
 def test_a_graph_without_text_is_refused_with_both_sides(tmp_path):
     graph = write_textless_graph(tmp_path / "model.onnx")
     with pytest.raises(ValueError, match=r"got inputs image_input .* wanted .*text_input int32 \[2, 1, 77\]"):
-        check_border(graph)
+        read_graphs(graph)
 
 
 def test_a_missing_file_names_the_stage(tmp_path):
     with pytest.raises(ValueError, match="dvc repro export"):
-        check_border(tmp_path / "model.onnx")
+        read_graphs(tmp_path / "model.onnx")
 
 
 def test_a_truncated_file_is_refused(tmp_path):
     graph = write_bright_graph(tmp_path / "model.onnx")
     graph.write_bytes(graph.read_bytes()[:-100])
     with pytest.raises(ValueError, match="no ONNX"):
-        check_border(graph)
+        read_graphs(graph)

@@ -17,7 +17,7 @@ from promptseg.export.deployed_graph import DeployedXDecoder
 from promptseg.export.onnx_export import trace_graph
 from promptseg.files import sha256_of
 from promptseg.hubs import fidelity as fidelity_module
-from promptseg.hubs.base import CompiledGraph, HubInput, HubOutput
+from promptseg.hubs.base import Binary, CompiledGraphs, HubInput, HubOutput
 from promptseg.hubs.fidelity import FLOAT32, Comparison, Fidelity, compare_masks, infer
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_helpers import hub_config
@@ -80,24 +80,20 @@ def inputs_of(world: Path) -> GraphInputs:
 
 
 def compile_for(graph: Path, folder: Path, on_npu: bool = True) -> Path:
-    compiled = CompiledGraph(
+    compiled = CompiledGraphs(
         backend="local",
         device=CONFIG.device,
+        contract="lpcvc-2025-track-2",
         model="nano",
         res=64,
         runtime="test",
         precision="fp16" if on_npu else "fp32",
         placed_on_npu=on_npu,
         graph_sha256=sha256_of(graph),
-        binary_file=None,
-        binary_bytes=None,
-        binary_sha256=None,
-        wrapper_file=None,
+        binaries=(Binary("model", sha256_of(graph)),),
         chip=None,
         service=None,
         account=None,
-        job_id=None,
-        job_address=None,
         tool_versions={},
         note="",
     )

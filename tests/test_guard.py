@@ -142,13 +142,13 @@ INTERRUPT_ITSELF = (
 
 
 def run_body(project: Path, body: str) -> subprocess.CompletedProcess[str]:
-    """Run a stage with this body as export, in a process of its own: `graph` is where its file goes."""
+    """Run a stage with this body as export, in a process of its own: `graphs` is where its file goes."""
     code = (
         "import os, signal, sys; from pathlib import Path; import stages\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests run in the background\n"
-        f"def stage(graph: Path) -> None:\n    {body}\n"
-        "sys.argv = ['stages/export.py', '--graph', 'models/model.onnx']\n"
-        "stages.run_stage(stage, None, 'graph')\n"
+        f"def stage(graphs: Path) -> None:\n    {body}\n"
+        "sys.argv = ['stages/export.py', '--graphs', 'models/graphs']\n"
+        "stages.run_stage(stage, None, 'graphs')\n"
     )
     (project / "models").mkdir(exist_ok=True)
     return run_command(project, "-c", code)
@@ -156,24 +156,24 @@ def run_body(project: Path, body: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_refused_stage_ends_in_one_line(project: Path) -> None:
     edit = "own = Path('params.yaml'); own.write_text(own.read_text().replace('res: 320', 'res: 136'))"
-    done = run_body(project, f"graph.write_text('made'); {edit}")
+    done = run_body(project, f"graphs.write_text('made'); {edit}")
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: export: got settings that changed while the stage ran, wanted them kept until its")
     assert "res was 320 and is 136" in line
-    assert not (project / "models/model.onnx").exists()
+    assert not (project / "models/graphs").exists()
 
 
 def test_a_stage_that_is_left_alone_keeps_what_it_made(project: Path) -> None:
-    done = run_body(project, "graph.write_text('made')")
+    done = run_body(project, "graphs.write_text('made')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (project / "models/model.onnx").read_text() == "made"
+    assert (project / "models/graphs").read_text() == "made"
 
 
 def test_ctrl_c_ends_a_stage_in_one_line_and_leaves_no_half_file(project: Path) -> None:
     before = files_of(project) | {"models"}
     half = "from promptseg.files import atomic_path"
-    body = f"{half}\n    with atomic_path(graph) as part: part.write_text('half'); os.kill(os.getpid(), signal.SIGINT)"
+    body = f"{half}\n    with atomic_path(graphs) as part: part.write_text('half'); os.kill(os.getpid(), signal.SIGINT)"
     done = run_body(project, body)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert files_of(project) == before

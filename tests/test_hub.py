@@ -3,12 +3,13 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from graphs import write_bright_graph
+from graphs import RECORD, write_bright_graph
 
 from promptseg.files import sha256_of
 from promptseg.hubs.base import (
     MANIFEST,
-    CompiledGraph,
+    Binary,
+    CompiledGraphs,
     HostLatency,
     HubInput,
     HubOutput,
@@ -17,25 +18,21 @@ from promptseg.hubs.base import (
     read_compiled,
     write_layers,
 )
-from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, ChallengeGraphs, read_graphs
 from tests.aihub_helpers import hub_config
 
-COMPILED = CompiledGraph(
+COMPILED = CompiledGraphs(
     backend="local",
     device="Snapdragon X Elite CRD",
+    contract="lpcvc-2025-track-2",
     model="nano",
     res=320,
     runtime="QNN context binary",
     precision="fp16",
     placed_on_npu=True,
     graph_sha256="00",
-    binary_file="model_qnn.bin",
-    binary_bytes=3,
-    binary_sha256="01",
-    wrapper_file="model.onnx",
+    binaries=(Binary("model", "00", "model_qnn.bin", 3, "01", "model.onnx"),),
     chip="SC8380XP, v73",
-    job_id=None,
-    job_address=None,
     service=None,
     account=None,
     tool_versions={"onnxruntime": "1.32.0"},
@@ -45,12 +42,12 @@ COMPILED = CompiledGraph(
 
 def test_manifest_survives_a_round_trip(tmp_path):
     COMPILED.write(tmp_path)
-    assert CompiledGraph.read(tmp_path) == COMPILED
+    assert CompiledGraphs.read(tmp_path) == COMPILED
 
 
 def test_a_missing_manifest_names_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"hub-compile"):
-        CompiledGraph.read(tmp_path)
+        CompiledGraphs.read(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"colour": "red"}, {"device": None}])
@@ -59,7 +56,7 @@ def test_a_manifest_of_another_version_names_the_field(tmp_path, change):
     content = {name: value for name, value in content.items() if name != "device" or value is not None}
     (tmp_path / MANIFEST).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=next(iter(change))):
-        CompiledGraph.read(tmp_path)
+        CompiledGraphs.read(tmp_path)
 
 
 def test_profile_nests_the_hosts_figures_and_keeps_unknowns_empty():
@@ -101,7 +98,10 @@ def compiled(tmp_path):
     graph, folder = write_bright_graph(tmp_path / "model.onnx"), tmp_path / "compiled"
     folder.mkdir()
     (folder / "model_qnn.bin").write_bytes(b"bin")
-    manifest = replace(COMPILED, graph_sha256=sha256_of(graph), binary_sha256=sha256_of(folder / "model_qnn.bin"))
+    binary = replace(
+        COMPILED.binaries[0], graph_sha256=sha256_of(graph), binary_sha256=sha256_of(folder / "model_qnn.bin")
+    )
+    manifest = replace(COMPILED, graph_sha256=sha256_of(graph), binaries=(binary,))
     manifest.write(folder)
     return graph, folder, manifest
 
@@ -111,7 +111,7 @@ CONFIG = hub_config(backend="local")
 
 def test_a_compilation_is_read_where_all_agrees(compiled):
     graph, folder, manifest = compiled
-    assert read_compiled(graph, folder, CONFIG) == manifest
+    assert read_compiled(read_graphs(graph), folder, CONFIG) == manifest
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,17 @@ def test_a_compilation_is_read_where_all_agrees(compiled):
 )
 def test_a_compilation_of_something_else_is_refused_with_the_remedy(compiled, change, message):
     graph, folder, manifest = compiled
-    replace(manifest, **change).write(folder)
+    whole = {name: value for name, value in change.items() if name in ("backend", "device")}
+    part = {name: value for name, value in change.items() if name not in whole}
+    replace(manifest, **whole, binaries=(replace(manifest.binaries[0], **part),)).write(folder)
     with pytest.raises(ValueError, match=rf"{message}.*; run `dvc repro --force --single-item hub-compile`"):
-        read_compiled(graph, folder, CONFIG)
+        read_compiled(read_graphs(graph), folder, CONFIG)
 
 
 def test_what_is_no_number_is_counted():
     pred_mask = np.zeros((1024, 1024), np.float32)
     pred_mask[0, :3] = np.nan, np.inf, 1.0
-    output = HubOutput.decide("a", pred_mask)
+    output = HubOutput.decide(ChallengeGraphs(RECORD, ()), "a", {"pred_mask": pred_mask})
     assert (output.non_finite, int(output.pred_mask.sum())) == (2, 2)
 
 

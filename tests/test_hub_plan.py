@@ -7,6 +7,7 @@ from promptseg.commands.hub_plan import plan
 from promptseg.files import sha256_of
 from promptseg.hubs.aihub.inference import write_dataset
 from promptseg.hubs.aihub.journal import Work
+from promptseg.hubs.contract import INPUTS
 from tests.aihub_bench import Bench
 from tests.aihub_bench.state import COLLEAGUES_TOKEN
 from tests.aihub_helpers import DEVICE, hub_config, open_bench_hub
@@ -27,7 +28,7 @@ def test_jobs_and_bytes_are_told_without_a_token_and_nothing_is_written(tmp_path
     config = hub_config(chunk_mb=26, share_with=("jury@example.org",))
     lines = list(plan(config, tmp_path / "cache", graph, SAMPLES))
     text = "\n".join(lines)
-    work = Work(sha256_of(graph), DEVICE, "2.45")
+    work = Work(sha256_of(graph), DEVICE, "2.45", ("pred_mask",))
     assert lines[0] == f"Dry run for {DEVICE} at {ADDRESS}: nothing is sent."
     assert f"compile   {work.compile_name} (to submit)" in lines
     assert f"          {work.compile_options}" in lines
@@ -39,7 +40,8 @@ def test_jobs_and_bytes_are_told_without_a_token_and_nothing_is_written(tmp_path
         r"uploads 3 samples, 37\.8 MB of tensors: about ([\d.]+) MB compressed .estimated from 2.", text
     )
     assert estimate
-    write_dataset(tmp_path / "all.h5", SAMPLES)
+    rows = [{"image_input": each.image_input, "text_input": each.text_input} for each in SAMPLES]
+    write_dataset(tmp_path / "all.h5", rows, INPUTS)
     assert float(estimate[1]) == pytest.approx((tmp_path / "all.h5").stat().st_size / 1e6, abs=0.06)
     assert not (tmp_path / "cache").exists()
 
@@ -54,7 +56,7 @@ def test_what_this_account_submitted_before_is_not_counted(tmp_path: Path, monke
         colleagues = list(plan(hub_config(), cache, graph, SAMPLES))
         assert bench.requests.total() == asked
     (job_id,) = bench.state.jobs
-    name = Work(sha256_of(graph), DEVICE, "2.45").compile_name
+    name = Work(sha256_of(graph), DEVICE, "2.45", ("pred_mask",)).compile_name
     assert f"compile   {name} (submitted before: job {job_id})" in lines
     assert "          uploads model.onnx: 0.0 MB" in lines
     assert "account   not known yet: nobody signed in from here with this token" in colleagues

@@ -209,19 +209,19 @@ def test_experiments_and_revisions_are_opened_through_dvc(
 ) -> None:
     """The graph of each, whatever is in the workspace; one that is in no cache says how to get it."""
     project = copy_run(finished_run[0], tmp_path / "project")
-    (before,) = _answers(promptseg.load(project / "models/model.onnx"))
+    (before,) = _answers(promptseg.load(project / "models/graphs/model.onnx"))
     dvc(project, "exp", "run", "-S", "res=96", "--name", "larger")
-    (after,) = _answers(promptseg.load(project / "models/model.onnx"))
+    (after,) = _answers(promptseg.load(project / "models/graphs/model.onnx"))
     git(project, "checkout", "--force", "main")
     assert not np.array_equal(before, after)
-    (project / "models/model.onnx").unlink()
+    (project / "models/graphs/model.onnx").unlink()
     monkeypatch.chdir(project / "configs")
-    assert promptseg.load("larger").name == "model.onnx of larger"
+    assert promptseg.load("larger").name == "graphs of larger"
     for revision, wanted in (("larger", after), ("main", before), ("HEAD", before)):
         np.testing.assert_array_equal(*_answers(promptseg.load(revision)), wanted)
     with pytest.raises(ValueError, match=r"got 'none', wanted .* or an experiment or git revision of .*project"):
         promptseg.load("none")
-    with pytest.raises(ValueError, match=r"HEAD~1: got no models/model\.onnx in DVC's cache, nor in"):
+    with pytest.raises(ValueError, match=r"HEAD~1: got no models/graphs in DVC's cache, nor in"):
         promptseg.load("HEAD~1")
 
 

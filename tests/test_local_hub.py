@@ -6,12 +6,13 @@ import pytest
 from graphs import RECORD, split_picture, write_bright_graph, write_refused_graph, write_textless_graph
 
 from promptseg.files import sha256_of
-from promptseg.hubs.base import MANIFEST, SLOWEST, CompiledGraph
+from promptseg.hubs.base import MANIFEST, SLOWEST, CompiledGraphs
 from promptseg.hubs.devices import devices, find_device
 from promptseg.hubs.host import masks_on_host
 from promptseg.hubs.local import hub, process, session, tensors
 from promptseg.hubs.local import profile as local_profile
-from promptseg.hubs.local.hub import BINARY, NOTHING_COMPILED, WRAPPER, LocalHub
+from promptseg.hubs.local.hub import NOTHING_COMPILED, LocalHub
+from promptseg.hubs.local.profile import BINARY, WRAPPER
 from promptseg.hubs.local.session import qnn_available
 from tests.aihub_helpers import hub_config
 
@@ -88,7 +89,7 @@ def test_a_refused_graph_leaves_an_earlier_compilation_alone(graph, tmp_path):
     earlier = opened.compile(graph, tmp_path / "compiled")
     with pytest.raises(ValueError, match="NonZero 'find_inside'"):
         opened.compile(write_refused_graph(tmp_path / "refused.onnx"), tmp_path / "compiled")
-    assert CompiledGraph.read(tmp_path / "compiled") == earlier
+    assert CompiledGraphs.read(tmp_path / "compiled") == earlier
     assert {path.name for path in tmp_path.iterdir()} == {"compiled", "refused.onnx"}
 
 

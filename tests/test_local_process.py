@@ -79,14 +79,14 @@ def test_a_full_disk_is_no_fault_of_the_graph_and_is_asked_once(monkeypatch, tmp
 
 def test_a_killed_emulator_is_no_fault_of_the_graph(monkeypatch, tmp_path):
     answering(monkeypatch, (-9, ""))
-    request = EmulateRequest(wrapper=str(tmp_path / "out.onnx"), chip=CHIP, inputs="i.npz", output="o.npy")
+    request = EmulateRequest(wrapper=str(tmp_path / "out.onnx"), chip=CHIP, inputs="i.npz", outputs="o.npz")
     with pytest.raises(ChildProcessError, match=r"the HTP emulator killed \(signal 9\)"):
         run_emulator(request)
 
 
 def test_a_failing_emulator_gives_its_last_words(monkeypatch, tmp_path):
     answering(monkeypatch, (1, "Traceback\nOSError: gone\n"))
-    request = EmulateRequest(wrapper=str(tmp_path / "out.onnx"), chip=CHIP, inputs="i.npz", output="o.npy")
+    request = EmulateRequest(wrapper=str(tmp_path / "out.onnx"), chip=CHIP, inputs="i.npz", outputs="o.npz")
     with pytest.raises(ChildProcessError, match="exit code 1 from the HTP emulator: OSError: gone"):
         run_emulator(request)
 

@@ -10,7 +10,7 @@ from promptseg.hubs.local.session import CompileRequest, EmulateRequest
 
 CHIP = Chip(htp_arch=73, soc_model=60, vtcm_mb=8)
 COMPILE = CompileRequest(graph="model.onnx", wrapper="out.onnx", chip=CHIP, profile_csv=None, verbose=False)
-EMULATE = EmulateRequest(wrapper="out.onnx", chip=CHIP, inputs="in.npz", output="out.npy")
+EMULATE = EmulateRequest(wrapper="out.onnx", chip=CHIP, inputs="in.npz", outputs="out.npz")
 
 
 @pytest.mark.parametrize(("request_sent", "wanted"), [(COMPILE, "compile"), (EMULATE, "emulate")])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export import onnx_export
 from promptseg.export.deployed_graph import REWRITES, DeployedXDecoder
-from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graph
+from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, ExportReport, count_flops, export_graphs
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import (
     IMAGE_INPUT,
@@ -22,17 +22,17 @@ from promptseg.hubs.contract import (
     PRED_MASK,
     TEXT_INPUT,
     GraphRecord,
-    check_border,
+    read_graphs,
     read_record,
 )
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, tiny
 from promptseg.params import ExportConfig
-from tests.graphs import write_bright_graph, write_textless_graph
+from tests.graphs import RECORD, write_bright_graph, write_textless_graph
 from tests.imports import ROOT
 from tests.networks import micro_network, random_phrases, random_pictures
 
-CONFIG = ExportConfig(opset=18, parity_samples=2)
+CONFIG = ExportConfig(contract="challenge", opset=18, parity_samples=2)
 RES = 68
 HARD_FOR_AN_NPU = {
     "NonZero",
@@ -59,7 +59,7 @@ SAMPLES = [sample(1), sample(2)]
 
 
 def export(network: XDecoder, samples: list[HubInput], path: Path, res: int = RES) -> ExportReport:
-    return export_graph(network, res, CONFIG, samples, path, model="micro", checkpoint_sha256="ab" * 32)
+    return export_graphs(network, res, CONFIG, samples, path, model="micro", checkpoint_sha256="ab" * 32)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def network() -> XDecoder:
 
 @pytest.fixture(scope="module")
 def exported(network: XDecoder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
-    path = tmp_path_factory.mktemp("export") / "models" / "model.onnx"
-    return path, export(network, SAMPLES, path)
+    folder = tmp_path_factory.mktemp("export") / "models" / "graphs"
+    return folder / "model.onnx", export(network, SAMPLES, folder)
 
 
 class Toy(nn.Module):
@@ -95,7 +95,7 @@ class MeanToy(nn.Module):
 
 
 def toy_bytes(path: Path) -> bytes:
-    onnx_export.trace_graph(Toy().eval().requires_grad_(False), 18, path)
+    onnx_export.trace_graph(Toy().eval().requires_grad_(False), 18, path, RECORD)
     return path.read_bytes()
 
 
@@ -107,7 +107,7 @@ def test_an_export_repeats_exactly_wherever_it_lies(tmp_path: Path) -> None:
 
 def test_no_path_of_this_machine_is_in_the_file(tmp_path: Path) -> None:
     content = toy_bytes(tmp_path / "a.onnx")
-    check_border(tmp_path / "a.onnx")
+    read_graphs(tmp_path / "a.onnx")
     for folder in (ROOT, tmp_path, Path(torch.__file__).parents[1]):
         assert str(folder).encode() not in content
     assert b".py" not in content
@@ -140,42 +140,41 @@ def test_flops_are_a_hand_count() -> None:
 def test_a_graph_that_decides_otherwise_is_refused_and_not_left(
     network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_bright_graph(path))
-    path = tmp_path / "models" / "model.onnx"
-    with pytest.raises(
-        ValueError, match=r"model\.onnx: up to \d+\.\d+% of pixels differ from torch, wanted at most 0.10%"
-    ):
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, *_: write_bright_graph(path))
+    path = tmp_path / "models" / "graphs"
+    with pytest.raises(ValueError, match=r"graphs: up to \d+\.\d+% of pixels differ from torch, wanted at most 0.10%"):
         export(network, SAMPLES[:1], path)
     assert list(path.parent.iterdir()) == []
 
 
 def test_one_sample_that_differs_is_enough(network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_bright_graph(path))
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, *_: write_bright_graph(path))
     shares = iter([0.0, MOST_DIFFERING_PIXELS * 1.1])
     monkeypatch.setattr(onnx_export, "_differing_share", lambda *_: next(shares))
     with pytest.raises(ValueError, match="differ from torch"):
-        export(network, SAMPLES, tmp_path / "model.onnx")
+        export(network, SAMPLES, tmp_path / "graphs")
 
 
 def test_a_share_that_is_no_number_is_refused(
     network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_bright_graph(path))
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, *_: write_bright_graph(path))
     monkeypatch.setattr(onnx_export, "_differing_share", lambda *_: float("nan"))
     with pytest.raises(ValueError, match="differ from torch"):
-        export(network, SAMPLES[:1], tmp_path / "model.onnx")
+        export(network, SAMPLES[:1], tmp_path / "graphs")
 
 
 def test_an_earlier_graph_survives_a_refused_one(
     network: XDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, _record: write_textless_graph(path))
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"earlier")
+    monkeypatch.setattr(onnx_export, "trace_graph", lambda _graph, _opset, path, *_: write_textless_graph(path))
+    folder = tmp_path / "graphs"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"earlier")
     with pytest.raises(ValueError, match="got inputs image_input"):
-        export(network, SAMPLES[:1], path)
-    assert path.read_bytes() == b"earlier"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+        export(network, SAMPLES[:1], folder)
+    assert (folder / "model.onnx").read_bytes() == b"earlier"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["graphs"]
 
 
 @pytest.mark.parametrize("res", [63, 1025])
@@ -186,7 +185,7 @@ def test_a_size_that_the_canvas_cannot_have_is_refused(network: XDecoder, res: i
 
 @pytest.mark.slow
 def test_the_border_is_the_contracts(exported: tuple[Path, ExportReport]) -> None:
-    check_border(exported[0])
+    read_graphs(exported[0])
     session = ort.InferenceSession(str(exported[0]), providers=["CPUExecutionProvider"])
     dtypes = {"float32": "tensor(float)", "int32": "tensor(int32)"}
     for values, specs in ((session.get_inputs(), INPUTS), (session.get_outputs(), OUTPUTS)):

@@ -22,7 +22,7 @@ import promptseg
 from promptseg.__main__ import main
 from promptseg.datasets.tokenizer import ClipTokenizer, clean_phrase
 from promptseg.files import read_json, sha256_of, write_json
-from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.base import Binary, CompiledGraphs
 from promptseg.params import load_yaml, read_params, read_paths
 from promptseg.release import run
 from promptseg.release.build import Choice, Experiment, distrust, release
@@ -48,21 +48,23 @@ def experiment(tmp_path: Path) -> Experiment:
         path.parent.mkdir(parents=True, exist_ok=True)
     for name, content in (("checkpoint", "weights"), ("predictions", "masks"), ("compiled", None)):
         paths[name].write_text(content) if content else paths[name].mkdir()
-    write_bright_graph(paths["graph"])
-    graph = onnx.load(paths["graph"])
+    paths["graphs"].mkdir()
+    model = write_bright_graph(paths["graphs"] / "model.onnx")
+    graph = onnx.load(model)
     replace(RECORD, checkpoint_sha256=sha256_of(paths["checkpoint"])).write_into(graph)
-    onnx.save(graph, paths["graph"])
+    onnx.save(graph, model)
     paths["samples"].write_text(json.dumps(SAMPLE) + "\n")
     (paths["compiled"] / "model_qnn.bin").write_bytes(b"binary")
     (paths["compiled"] / "model.onnx").write_bytes(b"wrapper")
     record = {
-        "model": "nano", "res": 64, "device": DEVICE, "precision": "fp16", "graph_sha256": sha256_of(paths["graph"])
+        "model": "nano", "res": 64, "device": DEVICE, "precision": "fp16", "graph_sha256": sha256_of(model)
     }  # fmt: skip
-    nothing = dict.fromkeys(("service", "account", "job_id", "job_address"))
-    CompiledGraph(
-        **record, **nothing, backend="local", runtime="QNN context binary", placed_on_npu=True, binary_bytes=6,
-        binary_file="model_qnn.bin", binary_sha256=sha256_of(paths["compiled"] / "model_qnn.bin"), note="",
-        wrapper_file="model.onnx", chip="SC8380XP, v73", tool_versions={"onnxruntime_qnn": "2.7.0"},
+    binary_sha256 = sha256_of(paths["compiled"] / "model_qnn.bin")
+    binary = Binary("model", sha256_of(model), "model_qnn.bin", 6, binary_sha256, "model.onnx")
+    CompiledGraphs(
+        **record, backend="local", contract=RECORD.contract, runtime="QNN context binary", placed_on_npu=True,
+        binaries=(binary,), note="", chip="SC8380XP, v73", tool_versions={"onnxruntime_qnn": "2.7.0"},
+        service=None, account=None,
     ).write(paths["compiled"])  # fmt: skip
     compared = {"runner": "emulator", "reference": "host", "samples": 8, "iou_mean": 0.99, "iou_worst": 0.9}
     fidelity = {

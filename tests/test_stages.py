@@ -12,7 +12,7 @@ import pytest
 
 from promptseg.datasets.records import Rle, Sample, write_records
 from promptseg.files import write_bytes, write_json
-from promptseg.hubs.base import CompiledGraph
+from promptseg.hubs.base import Binary, CompiledGraphs
 from promptseg.scoring import GRAPH
 from tests.projects import copy_parts, edit_yaml, files_of, run_stage
 
@@ -189,7 +189,7 @@ def test_a_device_nobody_knows_is_refused(project: Path) -> None:
 def test_a_hub_without_a_graph_says_so(project: Path, name: str) -> None:
     write_samples(project)
     np.save(project / "data/tokens.npy", np.zeros((1, 2, 77), np.int32))
-    assert "models/model.onnx: got no such file, wanted the exported graph" in refusal(project, name)
+    assert "models/graphs: got no such file, wanted the exported graph" in refusal(project, name)
 
 
 @pytest.mark.slow
@@ -207,7 +207,8 @@ def test_figures_of_other_settings_are_not_filed_under_these(project: Path) -> N
     for name in ("predictions", "objects"):
         (project / f"data/{name}.jsonl").write_text("")
     record = {**dict.fromkeys(GRAPH, "x"), "model": "nano", "device": "Snapdragon X Elite CRD", "res": 152}
-    manifest = {field.name: record.get(field.name) for field in dataclasses.fields(CompiledGraph)}
+    manifest = {field.name: record.get(field.name) for field in dataclasses.fields(CompiledGraphs)}
+    manifest["binaries"] = [dataclasses.asdict(Binary("model", "x"))]
     write_json(project / "models/compiled/manifest.json", manifest)
     write_json(project / "models/finetuned.json", {"provenance": {"model": "nano"}})
     write_bytes(project / "metrics/live/plots/metrics/loss.tsv", b"step\tloss\n")

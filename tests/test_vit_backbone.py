@@ -14,7 +14,7 @@ from benchmarks.recipe import made_up
 from promptseg.checkpoints.published_keys import key_table
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.deployed_graph import DeployedXDecoder
-from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
+from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graphs
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.local.session import qnn_available
 from promptseg.networks import build_on_meta
@@ -109,7 +109,7 @@ def test_it_is_exported_and_decides_the_same(tmp_path, res):
     ids = random_phrases(1)
     sample = HubInput("sample", picture.clamp(0, 255).round().numpy(), torch.stack((ids, torch.ones_like(ids))).numpy())
     network = drawn(micro_vit(PAPER_RULE), seed=0)
-    config, path = ExportConfig(opset=18, parity_samples=1), tmp_path / "model.onnx"
-    report = export_graph(network, res, config, [sample], path, model="micro", checkpoint_sha256="00")
+    config, path = ExportConfig(contract="challenge", opset=18, parity_samples=1), tmp_path / "graphs"
+    report = export_graphs(network, res, config, [sample], path, model="micro", checkpoint_sha256="00")
     assert report.differing_pixels_worst <= MOST_DIFFERING_PIXELS
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())

@@ -6,7 +6,8 @@ from pathlib import Path
 from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.files import write_rows
-from promptseg.hubs.devices import ESTIMATE_COLUMNS, Device, devices, estimate_all
+from promptseg.hubs.contract import read_graphs
+from promptseg.hubs.devices import Device, devices, estimate_all
 from promptseg.hubs.local.profile import Simulation, simulate_all
 from promptseg.params import read_params, read_paths
 
@@ -15,7 +16,7 @@ HEAD = f"{'device':<24}{'estimated ms':>13}{'80 % within':>16}{'error':>7}{'mode
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.add_argument("--graph", type=Path, help="an ONNX file with static shapes; if not given, the project's graph")
+    parser.add_argument("--graph", type=Path, help="an ONNX file with static shapes; by default the project's graphs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
     parser.add_argument("--precision", default="fp16", help="what the graph computes in, for the line (default: fp16)")
 
@@ -24,19 +25,29 @@ def run(options: argparse.Namespace) -> int:
     """Simulate on each simulated chip, unless that was done before, and print a row for each device."""
     if options.graph is None:
         root = project_root()
-        graph, chosen, cache = read_paths(root)["graph"], read_params(root).hub.device, root / ".cache"
+        files = {graph.name: graph.path for graph in read_graphs(read_paths(root)["graphs"])}
+        chosen, cache = read_params(root).hub.device, root / ".cache"
     else:
-        graph, chosen, cache = options.graph, None, Path.home() / ".cache" / "promptseg"
-    if not graph.is_file():
-        raise ValueError(f"{graph}: got no such file, wanted an ONNX graph; `dvc repro export`, or name one (--graph)")
-    simulations = simulate_all(graph, cache / "simulations")
-    say(HEAD)
-    for device in devices():
-        mark = "  <- hub.device" if device.name == chosen else ""
-        say(describe(device, simulations[device.simulated_chip], options.precision) + mark)
-    if options.csv is not None:
+        files, chosen, cache = {options.graph.stem: options.graph}, None, Path.home() / ".cache" / "promptseg"
+    missing = [path for path in files.values() if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"{missing[0]}: got no such file, wanted an ONNX graph; `dvc repro export`, or name one (--graph)"
+        )
+    rows = []
+    for name, graph in files.items():
+        simulations = simulate_all(graph, cache / "simulations")
+        if len(files) > 1:
+            say(f"{name}:")
+        say(HEAD)
+        for device in devices():
+            mark = "  <- hub.device" if device.name == chosen else ""
+            say(describe(device, simulations[device.simulated_chip], options.precision) + mark)
         simulated_ms = {chip: simulation.cost.bounds_ms for chip, simulation in simulations.items()}
-        write_rows(options.csv, estimate_all(simulated_ms, options.precision), ESTIMATE_COLUMNS)
+        estimates = estimate_all(simulated_ms, options.precision)
+        rows += [{"graph": name, **row} if len(files) > 1 else row for row in estimates]
+    if options.csv is not None:
+        write_rows(options.csv, rows, list(rows[0]))
     say("estimates, not measurements: a line through published latencies; see docs/devices.md")
     return 0
 

@@ -29,15 +29,15 @@ def project_root() -> Path:
 def default_model() -> tuple[Path, int]:
     """Return the project's file to ask, and the side in px at which it works where it is a checkpoint.
 
-    That is the exported graph, else the fine-tuned checkpoint, else the weights that training starts from. Raises
+    That are the exported graphs, else the fine-tuned checkpoint, else the weights that training starts from. Raises
     ValueError, with the remedy, where a fresh clone has no model.
     """
     root = project_root()
     params, paths = read_params(root), read_paths(root)
-    candidates = [paths["graph"], paths["checkpoint"]]
+    candidates = [paths["graphs"], paths["checkpoint"]]
     if params.finetune.init is not None:
         candidates.append(root / params.finetune.init)
-    found = next((path for path in candidates if path.is_file()), None)
+    found = next((path for path in candidates if path.exists()), None)
     if found is None:
         names = ", ".join(map(str, candidates))
         raise ValueError(f"got no model ({names}); run `dvc repro export`, or name one (--model)")

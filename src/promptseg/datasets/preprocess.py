@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 CANVAS = 1024
+MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
 MAX_PIXELS = 100_000_000  # above this a picture is a mistake or a decompression bomb
 _BOMB = Image.DecompressionBombError
 # What Pillow raises over damaged bytes of its many formats.
@@ -86,6 +87,26 @@ def picture_to_canvas(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     canvas = np.zeros((3, CANVAS, CANVAS), np.uint8)
     canvas[:, : place.canvas_height, : place.canvas_width] = np.asarray(resized).transpose(2, 0, 1)
     return canvas
+
+
+def canvas_to_square(canvas: NDArray[np.float32], res: int) -> NDArray[np.uint8]:
+    """RGB 0..255 [3, CANVAS, CANVAS] -> uint8 [res, res, 3]: as the networks resize (`resize_canvas`), then rounded."""
+    places = ((np.arange(res) + 0.5) * (canvas.shape[1] / res) - 0.5).clip(0)
+    low = places.astype(np.intp)
+    high, share = np.minimum(low + 1, canvas.shape[1] - 1), (places - low).astype(np.float32)
+    tall = canvas[:, low] * (1 - share[:, None]) + canvas[:, high] * share[:, None]
+    square = tall[:, :, low] * (1 - share) + tall[:, :, high] * share
+    return np.ascontiguousarray(np.rint(square).astype(np.uint8).transpose(1, 2, 0))
+
+
+def logits_to_canvas(mask_logits: NDArray[np.float32], res: int, rule: str) -> NDArray[np.float32]:
+    """Mask logits [h, h] at stride 4 of a res x res input -> [CANVAS, CANVAS], as a network's `masks_to_canvas` does.
+
+    `rule` is the network's: "crop" or "stretch".
+    """
+    side = res / MASK_STRIDE if rule == "crop" else len(mask_logits)
+    large = Image.fromarray(mask_logits).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box=(0, 0, side, side))
+    return cast(NDArray[np.float32], np.asarray(large))
 
 
 def mask_to_canvas(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

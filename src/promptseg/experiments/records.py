@@ -71,7 +71,7 @@ def read_experiments(root: Path) -> pd.DataFrame:
 
 
 def read_revision(root: Path, revision: str, names: Iterable[str], folder: Path) -> None:
-    """Write files of a git revision, or of the experiment of that name, to the same places below `folder`.
+    """Write files or folders of a git revision, or of the experiment of that name, to the same places below `folder`.
 
     What DVC tracks comes from its cache, or else its remote. Raises LookupError where there is no such revision, and
     ValueError where a file is in neither, or DVC cannot read the project.
@@ -84,7 +84,10 @@ def read_revision(root: Path, revision: str, names: Iterable[str], folder: Path)
         files = DVCFileSystem(str(root), rev=revision)
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(name, str(folder / name))
+            if files.isdir(name):
+                files.get(name, str(folder / name), recursive=True)
+            else:
+                files.get_file(name, str(folder / name))
     except RevError as error:
         raise LookupError(revision) from error
     except FileNotFoundError as error:

@@ -56,7 +56,7 @@ class DeployedNetwork(nn.Module, ABC):
         """Int32 [1, 77] -> the phrase's embedding [1, C]."""
 
     @abstractmethod
-    def decode(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return mask logits [ceil(res / 4), ceil(res / 4)], and the similarity [1, Q] of each query to the phrase.
 
         The mask is that of the query that is most similar; see `Prediction` of the network.
@@ -70,6 +70,43 @@ class DeployedNetwork(nn.Module, ABC):
         """Logits [h, w] at stride 4 of the query that is most like the phrase."""
         features = self.encode_picture(resize_canvas(image_input, self.res))
         return self.decode(features, self.encode_phrase(text_input[0]))[0]
+
+
+class PictureGraph(nn.Module):
+    """The app's first graph: uint8 [1, res, res, 3], RGB as a camera gives it -> features."""
+
+    def __init__(self, deployed: DeployedNetwork) -> None:
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        return self.deployed.encode_picture(picture.float().permute(0, 3, 1, 2))
+
+
+class PhraseGraph(nn.Module):
+    """The app's second graph: int32 [1, 77] -> embedding [1, C]."""
+
+    def __init__(self, deployed: DeployedNetwork) -> None:
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, phrase: Tensor) -> Tensor:
+        """See the class."""
+        return self.deployed.encode_phrase(phrase)
+
+
+class DecoderGraph(nn.Module):
+    """The app's third graph: embedding, features -> mask logits [1, h, h] at stride 4, similarity [1, Q]."""
+
+    def __init__(self, deployed: DeployedNetwork) -> None:
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, embedding: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        mask_logits, similarity = self.deployed.decode(features, embedding)
+        return (mask_logits[None],) if similarity is None else (mask_logits[None], similarity)
 
 
 class DeployedXDecoder(DeployedNetwork):

@@ -16,13 +16,28 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from promptseg.datasets.tokenizer import END_OF_TEXT
-from promptseg.export.deployed_graph import deployed, plain_mask
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.datasets.tokenizer import CONTEXT_LENGTH, END_OF_TEXT
+from promptseg.export.deployed_graph import DecoderGraph, DeployedNetwork, PhraseGraph, PictureGraph, deployed
 from promptseg.files import atomic_path, write_table
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import IMAGE_INPUT, INPUTS, OUTPUTS, TEXT_INPUT, GraphRecord, check_border
+from promptseg.hubs.contract import (
+    DECODER,
+    IMAGE_INPUT,
+    MASK_LOGITS,
+    OUTPUTS,
+    PHRASE,
+    PICTURE,
+    RECORDED_AS,
+    SIMILARITY,
+    TEXT_INPUT,
+    ChallengeGraphs,
+    GraphRecord,
+    read_graphs,
+)
 from promptseg.hubs.host import HostSession
 from promptseg.networks.network import Network
+from promptseg.networks.xdecoder.model import resize_canvas
 from promptseg.params import ExportConfig, check_res
 
 PRECISION = "fp16"  # of the arithmetic that the compiler chooses for a float32 file
@@ -37,10 +52,11 @@ _log = logging.getLogger(__name__)
 class ExportReport:
     """What was exported. `differing_pixels` is a share of the canvas: mean and worst over `parity_samples` samples."""
 
+    contract: str
     res: int
     parameters: int
     model_mb: float  # 1 MB = 1e6 bytes
-    gflops: float  # 1e9 multiplications and additions, of convolutions and matrix products
+    gflops: float  # 1e9 multiplications and additions, of convolutions and matrix products; of all graphs once
     nodes: int
     differing_pixels: float
     differing_pixels_worst: float
@@ -52,70 +68,120 @@ class ExportReport:
         return asdict(self)
 
 
-def export_graph(
+def export_graphs(
     network: Network,
     res: int,
     config: ExportConfig,
     samples: Iterable[HubInput],
-    path: Path,
+    folder: Path,
     *,
     model: str,
     checkpoint_sha256: str,
 ) -> ExportReport:
-    """Write `network` at `res` to `path` as ONNX; compare both on `samples`, none of which is traced.
+    """Write `network` at `res` to `folder` as the ONNX files of `config.contract`; compare both on `samples`.
 
-    model, checkpoint_sha256: the name and the digest of what `network` was read from; they go into the file's record.
-    Raises ValueError, and leaves no file, when the exporter cannot write the opset that `config` asks for, or when more
-    than MOST_DIFFERING_PIXELS differ on any sample.
+    No sample is traced. model, checkpoint_sha256: the name and the digest of what `network` was read from; they go into
+    the files' record. Raises ValueError, and leaves no folder, when the exporter cannot write the opset that `config`
+    asks for, or when more than MOST_DIFFERING_PIXELS differ on any sample.
     """
     check_res("res", res)
     network.check_res("res", res)
     rules = {**network.rules, "canvas_rule": network.canvas_rule}
-    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, **rules)
+    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, **rules, contract=RECORDED_AS[config.contract])
     graph = deployed(network, res)
-    with atomic_path(path) as temporary:
-        trace_graph(graph, config.opset, temporary, record)
-        check_border(temporary)
+    parts = app_parts(graph) if config.contract == "app" else [challenge_part(graph)]
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for part in parts:
+            trace_graph(part.module, config.opset, temporary / f"{part.name}.onnx", record, part)
         session = HostSession(temporary)
-        shares = [_differing_share(network, res, session, sample) for sample in samples]
+        shares = [_differing_share(network, session, sample) for sample in samples]
         if not max(shares) <= MOST_DIFFERING_PIXELS:
             raise ValueError(
-                f"{path}: up to {max(shares):.2%} of pixels differ from torch, wanted at most "
+                f"{folder}: up to {max(shares):.2%} of pixels differ from torch, wanted at most "
                 f"{MOST_DIFFERING_PIXELS:.2%}; a rewrite in export/rewrites is wrong at this res"
             )
-        content = onnx.load(temporary)
-        model_mb = temporary.stat().st_size / 1e6
+        files = [temporary / f"{part.name}.onnx" for part in parts]
+        contents = [onnx.load(file) for file in files]
+        model_mb = sum(file.stat().st_size for file in files) / 1e6
     return ExportReport(
+        contract=config.contract,
         res=res,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         model_mb=round(model_mb, 3),
-        gflops=round(count_flops(graph) / 1e9, 3),
-        nodes=len(content.graph.node),
+        gflops=round(sum(count_flops(part.module, part) for part in parts) / 1e9, 3),
+        nodes=sum(len(content.graph.node) for content in contents),
         differing_pixels=round(float(np.mean(shares)), 7),
         differing_pixels_worst=round(max(shares), 7),
         parity_samples=len(shares),
-        opset=opset_of(content),
+        opset=opset_of(contents[0]),
     )
 
 
-def write_ops(graph: Path, path: Path) -> None:
-    """Write how many operations of each kind an ONNX file has, as CSV with OP_COLUMNS, the most frequent first."""
-    counts = Counter(node.op_type for node in onnx.load(graph, load_external_data=False).graph.node)
+@dataclass(frozen=True)
+class Part:
+    """What one ONNX file is traced from: a module, and its inputs, drawn, and outputs by name."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, torch.Tensor]
+    outputs: tuple[str, ...]
+
+
+def challenge_part(graph: nn.Module) -> Part:
+    """Return a graph of the challenge's contract with a random picture and phrase."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(IMAGE_INPUT.shape, generator=generator) * 255
+    text = torch.randint(1, END_OF_TEXT, TEXT_INPUT.shape, generator=generator, dtype=torch.int32)
+    text[..., 8:] = END_OF_TEXT
+    inputs = {IMAGE_INPUT.name: image, TEXT_INPUT.name: text}
+    return Part(ChallengeGraphs.names[0], graph, inputs, tuple(spec.name for spec in OUTPUTS))
+
+
+@torch.inference_mode()
+def app_parts(graph: DeployedNetwork) -> list[Part]:
+    """Cut a network's deployed form into the graphs of the app's contract, with a random picture and phrase."""
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (1, graph.res, graph.res, 3), generator=generator, dtype=torch.uint8)
+    phrase = torch.randint(1, END_OF_TEXT, (1, CONTEXT_LENGTH), generator=generator, dtype=torch.int32)
+    phrase[:, 8:] = END_OF_TEXT
+    encode_picture, encode_phrase, decode = PictureGraph(graph), PhraseGraph(graph), DecoderGraph(graph)
+    features = {f"features_{index}": each for index, each in enumerate(encode_picture(picture))}
+    handed = {"embedding": encode_phrase(phrase)} | features
+    says = (MASK_LOGITS, SIMILARITY)[: len(decode(*handed.values()))]
+    return [
+        Part(PICTURE, encode_picture, {"picture": picture}, tuple(features)),
+        Part(PHRASE, encode_phrase, {"phrase": phrase}, ("embedding",)),
+        Part(DECODER, decode, handed, says),
+    ]
+
+
+def write_ops(graphs: Path, path: Path) -> None:
+    """Write how many operations of each kind the ONNX files have, as CSV with OP_COLUMNS, the most frequent first."""
+    counts = Counter(
+        node.op_type
+        for graph in read_graphs(graphs)
+        for node in onnx.load(graph.path, load_external_data=False).graph.node
+    )
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     write_table(path, pd.DataFrame(rows, columns=OP_COLUMNS))
 
 
-def trace_graph(graph: nn.Module, opset: int, path: Path, record: GraphRecord | None = None) -> None:
+def trace_graph(
+    graph: nn.Module, opset: int, path: Path, record: GraphRecord | None = None, part: Part | None = None
+) -> None:
     """Write `graph` as ONNX, traced on random input: nothing in it may depend on the values.
 
-    Raises ValueError, before anything is written, when the exporter makes a graph of another opset than the one asked
-    for: it converts where it can, and otherwise hands back its own.
+    `part` says what its inputs and outputs are; without one they are the challenge's. Raises ValueError, before
+    anything is written, when the exporter makes a graph of another opset than the one asked for: it converts where it
+    can, and otherwise hands back its own.
     """
+    part = part or challenge_part(graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
-            graph, _random_inputs(), dynamo=True, opset_version=opset, verbose=False,
-            input_names=[spec.name for spec in INPUTS], output_names=[spec.name for spec in OUTPUTS],
+            graph, tuple(each.clone() for each in part.inputs.values()), dynamo=True, opset_version=opset,
+            verbose=False, input_names=list(part.inputs), output_names=list(part.outputs),
         )  # fmt: skip
     assert program is not None
     program.optimize()
@@ -155,28 +221,26 @@ def _without_traces(content: onnx.ModelProto) -> onnx.ModelProto:
 def _module_of(scopes: str) -> str:
     """Return the innermost module of the exporter's list of scopes, whose last entry is the node itself."""
     path = ast.literal_eval(scopes)
-    return str(path[-2]) if len(path) > 1 else ""
+    return str(path[-2]).removeprefix("deployed.") if len(path) > 1 else ""
 
 
-def _random_inputs() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(IMAGE_INPUT.shape, generator=generator) * 255
-    text = torch.randint(1, END_OF_TEXT, TEXT_INPUT.shape, generator=generator, dtype=torch.int32)
-    text[..., 8:] = END_OF_TEXT
-    return image, text
-
-
-def _differing_share(network: Network, res: int, session: HostSession, sample: HubInput) -> float:
+def _differing_share(network: Network, session: HostSession, sample: HubInput) -> float:
+    """Compare a sample's mask with the network's on the picture as the graphs get it: share of the canvas."""
+    graphs, res = session.graphs, session.graphs.record.res
+    picture = torch.from_numpy(graphs.picture_tensor(sample.image_input))
+    square = resize_canvas(picture, res) if picture.is_floating_point() else picture.float().permute(0, 3, 1, 2)
     from_onnx = session.run(sample)
     with torch.inference_mode():
-        from_torch = plain_mask(network, torch.from_numpy(sample.image_input), torch.from_numpy(sample.text_input), res)
+        ids = torch.from_numpy(sample.text_input[0])
+        from_torch = network.predict(square, ids, CANVAS).mask_logits[0] > 0
     share = float(np.mean(from_onnx != from_torch.numpy()))
     _log.info("%s: %.4f%% of pixels differ between ONNX and torch", sample.sample_id, 100 * share)
     return share
 
 
-def count_flops(graph: nn.Module) -> int:
-    """Multiplications and additions of the convolutions and matrix products of one inference."""
+def count_flops(graph: nn.Module, part: Part | None = None) -> int:
+    """Multiplications and additions of the convolutions and matrix products of one inference; `part`: as above."""
+    inputs = (part or challenge_part(graph)).inputs
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        graph(*_random_inputs())
+        graph(*inputs.values())
     return int(counter.get_total_flops())

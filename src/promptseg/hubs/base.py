@@ -3,8 +3,9 @@
 A hub is either this machine (`local`) or a service with real devices. The stages see only this file.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptseg.files import read_json, sha256_of, write_json, write_rows
-from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, check_border, mask_of
+from promptseg.hubs.contract import DECODER, IMAGE_INPUT, PHRASE, TEXT_INPUT, Graph, Graphs
 from promptseg.params import HubConfig
 
 MANIFEST = "manifest.json"
@@ -22,62 +23,88 @@ COMPILE_AGAIN = "run `dvc repro --force --single-item hub-compile`, then `dvc re
 
 
 @dataclass(frozen=True)
-class CompiledGraph:
-    """What a compilation made; stored as `manifest.json` in the folder of its files.
+class Binary:
+    """What became of one of the graphs. File names are relative to the folder of the manifest.
 
-    File names are relative to the folder. They, sizes and digests are None where nothing was compiled; `service` (its
-    address), `account` (a hash), `job_id` and `job_address` are None where no service was asked. `note` is empty unless
-    a reader must know something more.
+    They, sizes and digests are None where nothing was compiled; `job_id` and `job_address` where no service was asked.
+    """
+
+    graph: str  # its name in the contract
+    graph_sha256: str
+    binary_file: str | None = None
+    binary_bytes: int | None = None
+    binary_sha256: str | None = None
+    wrapper_file: str | None = None
+    job_id: str | None = None
+    job_address: str | None = None
+
+
+@dataclass(frozen=True)
+class CompiledGraphs:
+    """What a compilation made of an export's graphs; stored as `manifest.json` in the folder of its files.
+
+    `service` (its address) and `account` (a hash) are None where no service was asked. `note` is empty unless a reader
+    must know something more.
     """
 
     backend: str
     device: str
-    model: str  # of the network, and the side in px that it works on, from the graph's own record
+    contract: str  # with the model, and the side in px that it works on, from the graphs' own record
+    model: str
     res: int
     runtime: str
-    precision: str  # of the arithmetic: that of the graph's record, or fp32 where nothing was compiled
+    precision: str  # of the arithmetic: that of the graphs' record, or fp32 where nothing was compiled
     placed_on_npu: bool
-    graph_sha256: str
-    binary_file: str | None
-    binary_bytes: int | None
-    binary_sha256: str | None
-    wrapper_file: str | None
-    chip: str | None  # that the binary names itself for, as read from the binary: "SC8380XP, v73"
+    graph_sha256: str  # of all graphs together, see `Graphs`
+    binaries: tuple[Binary, ...]  # one for each graph, in the order in which they run
+    chip: str | None  # that the binaries name themselves for, as read from them: "SC8380XP, v73"
     service: str | None
     account: str | None
-    job_id: str | None
-    job_address: str | None
     tool_versions: Mapping[str, str]
     note: str
+
+    @property
+    def binary_bytes(self) -> int | None:
+        """Size of all binaries; None where nothing was compiled."""
+        sizes = [binary.binary_bytes for binary in self.binaries if binary.binary_bytes is not None]
+        return sum(sizes) if sizes else None
 
     def write(self, folder: Path) -> None:
         """Write the manifest into `folder`."""
         write_json(folder / MANIFEST, asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> "CompiledGraph":
+    def read(cls, folder: Path) -> "CompiledGraphs":
         """Read the manifest of `folder`. Raises ValueError when it is missing or has other fields."""
         path = folder / MANIFEST
         if not path.is_file():
             raise ValueError(f"{folder}: got no {MANIFEST}, wanted a compiled graph; run `dvc repro hub-compile`")
         content = read_json(path)
-        wanted = {field.name for field in fields(cls)}
-        if content.keys() != wanted:
-            wrong = ", ".join(sorted(content.keys() ^ wanted))
-            raise ValueError(f"{path}: got fields missing or unknown ({wrong}); run `dvc repro hub-compile` again")
-        return cls(**content)
+        entries = content.get("binaries")
+        found: list[Any] = [(cls, content), *((Binary, entry) for entry in entries or () if isinstance(entry, dict))]
+        wrong = {name for kind, entry in found for name in entry.keys() ^ {field.name for field in fields(kind)}}
+        if wrong or not entries:
+            named = ", ".join(sorted(wrong)) or "binaries"
+            raise ValueError(f"{path}: got fields missing or unknown ({named}); run `dvc repro hub-compile` again")
+        return cls.of(content)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "CompiledGraphs":
+        """Return what `asdict` made a dictionary of."""
+        return cls(**{**content, "binaries": tuple(Binary(**entry) for entry in content["binaries"])})
 
 
 @dataclass(frozen=True)
 class HostLatency:
     """ONNX Runtime's CPU provider on the machine that ran the pipeline: differs from host to host, run to run."""
 
-    latency_ms_cpu: float  # median
+    latency_ms_cpu: float  # median, of all graphs once
     latency_ms_cpu_low: float  # fastest run
     latency_ms_cpu_high: float  # slowest run
     runs: int
     threads: int
     cpu: str
+    graphs: Mapping[str, float] | None = None  # the median of each, where there are several
 
 
 @dataclass(frozen=True)
@@ -97,7 +124,9 @@ def write_layers(path: Path, layers: Iterable[Layer]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyProfile:
-    """What one inference costs. Every figure's name says where it comes from; None: this backend cannot say.
+    """What one inference costs: every graph once, one phrase about one picture.
+
+    Every figure's name says where it comes from; None: this backend cannot say.
 
     `device` is a clock on the real device, the median of `device_runs`, with the fastest and the slowest; `simulated`
     the compiler's performance model of the chip, with its own bounds; `estimated` the simulated figure put through a
@@ -134,6 +163,8 @@ class LatencyProfile:
     fill_mb: float | None = None  # ... and read back
     binary_mb: float | None = None
     estimates: tuple[dict[str, Any], ...] = ()  # of every device, rows of `devices.ESTIMATE_COLUMNS`
+    further_phrase: dict[str, float | None] | None = None  # LATENCIES of what runs for each further phrase, and ...
+    graphs: dict[str, dict[str, float | None]] | None = None  # ... of each graph, where there are several
     note: str
     layers: Sequence[Layer] = ()  # the slowest, at most SLOWEST of them, the slowest first
 
@@ -144,7 +175,7 @@ class LatencyProfile:
             return self.device
         return "" if self.latency_ms_simulated is None else "Qualcomm's performance simulator"
 
-    def to_json(self, compiled: CompiledGraph, host: HostLatency) -> dict[str, Any]:
+    def to_json(self, compiled: CompiledGraphs, host: HostLatency) -> dict[str, Any]:
         """Return the record as a dictionary for a metrics file: with what was compiled, and the host's figures.
 
         The layers and the other devices' estimates are tables of their own.
@@ -153,6 +184,67 @@ class LatencyProfile:
         record = {name: getattr(compiled, name) for name in names}
         figures = {name: value for name, value in asdict(self).items() if name not in ("layers", "estimates")}
         return figures | {"host": asdict(host), "runner": self.runner, **record}
+
+
+LATENCIES = tuple(field.name for field in fields(LatencyProfile) if field.name.startswith("latency_ms_"))
+_SUMMED = (
+    *LATENCIES,
+    *("first_load_ms", "warm_load_ms", "layers_npu", "layers_gpu", "layers_cpu", "layers_unknown"),
+    *("simulated_cycles", "ops_without_cost", "ddr_read_mb", "ddr_write_mb", "spill_mb", "fill_mb", "binary_mb"),
+)
+_OF_A_GRAPH = (*LATENCIES, "ddr_read_mb", "ddr_write_mb", "spill_mb", "binary_mb", "peak_memory_mb")
+
+
+def profile_of_all(profiles: Mapping[str, LatencyProfile]) -> LatencyProfile:
+    """Put the profiles of an export's graphs, by their names, together: the profile of one graph stays as it is.
+
+    Times and traffic add up, and so do estimates, each graph being an inference of its own; memory is that of the
+    largest. For each further phrase everything but the picture's graph runs.
+    """
+    every = list(profiles.values())
+    if len(every) == 1:
+        return every[0]
+    further = [profile for name, profile in profiles.items() if name in (PHRASE, DECODER)]
+    parts: dict[str, float] = {}
+    for profile in every:
+        for part, ms in (profile.simulated_parts_ms or {}).items():
+            parts[part] = round(parts.get(part, 0.0) + ms, 3)
+    layers = [replace(layer, name=f"{name}: {layer.name}") for name, each in profiles.items() for layer in each.layers]
+    peaks = [profile.peak_memory_mb for profile in every if profile.peak_memory_mb is not None]
+    runs = [profile.device_runs for profile in every if profile.device_runs is not None]
+    return replace(
+        every[0],
+        placed_on_npu=all(profile.placed_on_npu for profile in every),
+        **{name: _total(every, name) for name in _SUMMED},
+        peak_memory_mb=max(peaks) if peaks else None,
+        device_runs=min(runs) if runs else None,
+        simulated_parts_ms=parts or None,
+        estimates=tuple(_estimates(profiles)),
+        further_phrase={name: _total(further, name) for name in LATENCIES},
+        graphs={name: {key: getattr(each, key) for key in _OF_A_GRAPH} for name, each in profiles.items()},
+        note="; ".join(dict.fromkeys(profile.note for profile in every if profile.note)),
+        layers=sorted(layers, key=lambda layer: (-(layer.ms or 0), -(layer.cycles or 0), layer.name))[:SLOWEST],
+    )
+
+
+def _total(profiles: Sequence[LatencyProfile], name: str) -> Any:
+    """Add up a figure; None where one of the profiles has none."""
+    values = [getattr(profile, name) for profile in profiles]
+    return None if None in values else round(sum(values), 3)
+
+
+def _estimates(profiles: Mapping[str, LatencyProfile]) -> Iterator[dict[str, Any]]:
+    """Yield a device's row for all graphs, from its rows for each; `..._further_phrase` leaves out the picture's."""
+    for rows in zip(*(profile.estimates for profile in profiles.values()), strict=True):
+        total = dict(rows[0])
+        for key in total:
+            if key.startswith("latency_ms_"):
+                values = [row[key] for row in rows]
+                total[key] = None if None in values else round(sum(values), 3)
+        by_graph = dict(zip(profiles, (row["latency_ms_estimated"] for row in rows), strict=True))
+        further = [by_graph[name] for name in (PHRASE, DECODER)]
+        total["latency_ms_estimated_further_phrase"] = None if None in further else round(sum(further), 3)
+        yield total
 
 
 @dataclass(frozen=True)
@@ -170,21 +262,74 @@ class HubInput:
 
 @dataclass(frozen=True)
 class HubOutput:
-    """One decided mask: bool [CANVAS, CANVAS]; `non_finite` counts the pixels whose value was NaN or infinite."""
+    """One decided mask: bool [CANVAS, CANVAS].
+
+    `non_finite` counts the values it was decided from that are NaN or infinite; `presence` (0..1) is how likely the
+    picture shows the thing at all, None where the graphs do not say.
+    """
 
     sample_id: str
     pred_mask: NDArray[np.bool_]
     non_finite: int = 0
+    presence: float | None = None
 
     @classmethod
-    def decide(cls, sample_id: str, pred_mask: NDArray[np.float32]) -> "HubOutput":
-        """Decide each pixel of a graph's output, and count what is no number. Raises ValueError for another tensor."""
-        PRED_MASK.check(pred_mask, sample_id)
-        return cls(sample_id, mask_of(pred_mask), int(np.count_nonzero(~np.isfinite(pred_mask))))
+    def decide(cls, graphs: Graphs, sample_id: str, outputs: Mapping[str, NDArray[Any]]) -> "HubOutput":
+        """Decide from the last graph's outputs. Raises ValueError for other tensors than the contract's."""
+        decision = graphs.decide(outputs, sample_id)
+        return cls(sample_id, decision.mask, decision.non_finite, decision.presence)
+
+
+KEPT_PHRASES = 1024  # whose embeddings are kept: two kilobytes each
+
+
+class Chain:
+    """Runs graphs one after the other on samples; `run` runs one of them: tensors by name in, and out.
+
+    What depends on a picture alone is computed once for the phrases that follow each other about it, what depends on a
+    phrase alone once for the last KEPT_PHRASES phrases.
+    """
+
+    def __init__(self, graphs: Graphs, run: Callable[[Graph, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]):
+        self.graphs = graphs
+        self._run = run
+        self._picture: NDArray[Any] | None = None
+        self._of_picture: dict[str, NDArray[Any]] = {}
+        self._of_phrase: dict[bytes, dict[str, NDArray[Any]]] = {}
+
+    def decide(self, sample: HubInput) -> HubOutput:
+        """Run all graphs on a sample. Raises ValueError when they hand back another shape or type."""
+        *_, (_, _, outputs) = self.steps(sample)
+        return HubOutput.decide(self.graphs, sample.sample_id, outputs)
+
+    def steps(self, sample: HubInput) -> Iterator[tuple[Graph, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
+        """Run the graphs on a sample one by one; yield each with its inputs and its outputs, both by name."""
+        picture, phrase = self.graphs.sources
+        if sample.image_input is not self._picture:
+            self._picture = sample.image_input
+            self._of_picture = {picture.name: self.graphs.picture_tensor(sample.image_input)}
+        key = sample.text_input.tobytes()
+        of_phrase = self._of_phrase.pop(key, None) or {phrase.name: self.graphs.phrase_tensor(sample.text_input)}
+        self._of_phrase[key] = of_phrase  # the last used stand at the end
+        for oldest in list(islice(self._of_phrase, max(0, len(self._of_phrase) - KEPT_PHRASES))):
+            del self._of_phrase[oldest]
+        both: dict[str, NDArray[Any]] = {}
+        kept = {frozenset((picture.name,)): self._of_picture, frozenset((phrase.name,)): of_phrase}
+        for graph in self.graphs:
+            place = kept.get(self.graphs.made_from[graph.name], both)
+            known = self._of_picture | of_phrase | both
+            feed = {spec.name: known[spec.name] for spec in graph.inputs}
+            if not all(spec.name in place for spec in graph.outputs):
+                place.update(self._run(graph, feed))
+            yield graph, feed, {spec.name: place[spec.name] for spec in graph.outputs}
 
 
 class Hub(Protocol):
-    """The three things that stages ask for. `graph` is the ONNX file, `compiled` the folder that `compile` wrote."""
+    """The three things that stages ask for.
+
+    `graphs` is what an export made, a folder or the one file of the challenge's contract; `compiled` is the folder that
+    `compile` wrote.
+    """
 
     @property
     def runner(self) -> str:
@@ -196,47 +341,49 @@ class Hub(Protocol):
         """Whether `run` takes seconds a sample: then a few are run, and ONNX Runtime on the host makes the others."""
         ...
 
-    def compile(self, graph: Path, folder: Path) -> CompiledGraph:
-        """Compile `graph` for the configured device and write `folder` whole or not at all.
+    def compile(self, graphs: Path, folder: Path) -> CompiledGraphs:
+        """Compile the graphs for the configured device and write `folder` whole or not at all.
 
-        Raises ValueError, naming the operations, when the graph cannot run on the NPU as a whole.
+        Raises ValueError, naming the operations, when a graph cannot run on the NPU as a whole.
         """
         ...
 
-    def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
+    def profile(self, graphs: Path, compiled: Path) -> LatencyProfile:
         """Say what one inference costs on the device."""
         ...
 
-    def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
-        """Yield one mask of the binary per input, in order; holds a bounded number of samples in memory.
+    def run(self, graphs: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+        """Yield one mask of the binaries per input, in order; holds a bounded number of samples in memory.
 
-        Raises ValueError where nothing was compiled for the NPU (`CompiledGraph.placed_on_npu` is False).
+        Raises ValueError where nothing was compiled for the NPU (`CompiledGraphs.placed_on_npu` is False).
         """
         ...
 
-    def explain(self, graph: Path, sample: HubInput) -> str:
-        """Name the first tensor that the binary computes otherwise than ONNX Runtime; empty where none is known."""
+    def explain(self, graphs: Path, sample: HubInput) -> str:
+        """Name the first tensor that a binary computes otherwise than ONNX Runtime; empty where none is known."""
         ...
 
 
-def read_compiled(graph: Path, folder: Path, config: HubConfig) -> CompiledGraph:
-    """Read the manifest of `folder`, held to `graph`, to the section `hub` of the params, and to the binary beside it.
+def read_compiled(graphs: Graphs, folder: Path, config: HubConfig) -> CompiledGraphs:
+    """Read the manifest of `folder`, held to the graphs, to the section `hub` of the params, and to the binaries there.
 
-    Raises ValueError when it is missing, of another graph, backend or device, or when the binary is not the one that
-    was compiled.
+    Raises ValueError when it is missing, of other graphs, another backend or device, or when a binary is not the one
+    that was compiled.
     """
-    check_border(graph)
-    manifest = CompiledGraph.read(folder)
-    if manifest.graph_sha256 != sha256_of(graph):
-        raise ValueError(f"{folder}: got a compilation of another graph than {graph}; {COMPILE_AGAIN}")
+    manifest = CompiledGraphs.read(folder)
+    if [(binary.graph, binary.graph_sha256) for binary in manifest.binaries] != [
+        (graph.name, graph.sha256) for graph in graphs
+    ]:
+        raise ValueError(f"{folder}: got a compilation of another graph than {graphs.graphs[0].path}; {COMPILE_AGAIN}")
     for key in ("backend", "device"):
         got, wanted = getattr(manifest, key), getattr(config, key)
         if got != wanted:
             raise ValueError(
                 f"{folder}: got a graph compiled for the {key} {got!r}, wanted {wanted!r}; {COMPILE_AGAIN}"
             )
-    if manifest.binary_file is not None:
-        binary = folder / manifest.binary_file
-        if not binary.is_file() or sha256_of(binary) != manifest.binary_sha256:
-            raise ValueError(f"{binary}: got another file than the one that was compiled, or none; {COMPILE_AGAIN}")
+    for binary in manifest.binaries:
+        if binary.binary_file is not None:
+            path = folder / binary.binary_file
+            if not path.is_file() or sha256_of(path) != binary.binary_sha256:
+                raise ValueError(f"{path}: got another file than the one that was compiled, or none; {COMPILE_AGAIN}")
     return manifest

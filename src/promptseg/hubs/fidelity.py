@@ -18,7 +18,8 @@ from tqdm import tqdm
 from promptseg.datasets.preprocess import mask_from_canvas
 from promptseg.datasets.records import Prediction, Rle, Sample, write_predictions
 from promptseg.files import sha256_of
-from promptseg.hubs.base import CompiledGraph, Hub, HubOutput, read_compiled
+from promptseg.hubs.base import CompiledGraphs, Hub, HubOutput, read_compiled
+from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from promptseg.metrics import bootstrap_interval, overlap
 from promptseg.params import HubConfig
@@ -81,21 +82,23 @@ class Fidelity:
         return asdict(self)
 
 
-def infer(hub: Hub, config: HubConfig, graph: Path, compiled: Path, inputs: GraphInputs, predictions: Path) -> Fidelity:
+def infer(
+    hub: Hub, config: HubConfig, graphs: Path, compiled: Path, inputs: GraphInputs, predictions: Path
+) -> Fidelity:
     """Write the scored mask of every input to `predictions`, and compare few of them; see the module.
 
     The comparisons come first. Raises ValueError, and leaves no predictions, when a comparison falls below
     `config.min_fidelity_mean` or `_worst`, and FloatingPointError when an output holds a value that is no number; both
     name the samples.
     """
-    manifest = read_compiled(graph, compiled, config)
-    deployed = _Deployed(hub, config, graph, compiled, manifest)
+    manifest = read_compiled(read_graphs(graphs), compiled, config)
+    deployed = _Deployed(hub, config, graphs, compiled, manifest)
     float32 = binary = None
     if manifest.precision != FLOAT32:
         float32 = deployed.compare_with_float32(inputs.few(FLOAT32_SAMPLES))
     if manifest.placed_on_npu and config.emulator_samples:
         binary = deployed.compare_binary(inputs.few(config.emulator_samples))
-    outputs = masks_on_host(graph, inputs, manifest.precision) if hub.emulates else hub.run(graph, compiled, inputs)
+    outputs = masks_on_host(graphs, inputs, manifest.precision) if hub.emulates else hub.run(graphs, compiled, inputs)
     scored_by = deployed.host if hub.emulates else hub.runner
     bar = tqdm(deployed.finite(outputs, scored_by, inputs), desc="infer", total=len(inputs), unit="phrase")
     phrases = write_predictions(predictions, (Prediction(one.sample_id, Rle.from_mask(one.pred_mask)) for one in bar))
@@ -116,13 +119,13 @@ def infer(hub: Hub, config: HubConfig, graph: Path, compiled: Path, inputs: Grap
 
 @dataclass(frozen=True)
 class _Deployed:
-    """One compiled graph, and all that can run it."""
+    """Compiled graphs, and all that can run them."""
 
     hub: Hub
     config: HubConfig
-    graph: Path
+    graphs: Path
     compiled: Path
-    manifest: CompiledGraph
+    manifest: CompiledGraphs
 
     @property
     def host(self) -> str:
@@ -136,15 +139,15 @@ class _Deployed:
         the precision itself, it is scored, and the binary does the same.
         """
         here, there = tee(few)
-        rounded = masks_on_host(self.graph, here, self.manifest.precision)
+        rounded = masks_on_host(self.graphs, here, self.manifest.precision)
         names = self.host, f"{HOST}, {FLOAT32}"
-        return self._compared(names, rounded, masks_on_host(self.graph, there), few, min_worst=0.0)
+        return self._compared(names, rounded, masks_on_host(self.graphs, there), few, min_worst=0.0)
 
     def compare_binary(self, few: GraphInputs) -> Comparison:
         """Hold the binary to ONNX Runtime in the same precision."""
         here, there = tee(few)
-        ran = self.hub.run(self.graph, self.compiled, here)
-        wanted = masks_on_host(self.graph, there, self.manifest.precision)
+        ran = self.hub.run(self.graphs, self.compiled, here)
+        wanted = masks_on_host(self.graphs, there, self.manifest.precision)
         return self._compared((self.hub.runner, self.host), ran, wanted, few, self.config.min_fidelity_worst)
 
     def _compared(
@@ -182,7 +185,7 @@ class _Deployed:
     def _strays(self, inputs: GraphInputs, sample_id: str | None) -> str:
         """Name the first tensor that the binary computes otherwise, on one of `inputs`, where the hub can tell."""
         sample = next((sample for sample in inputs if sample.sample_id == sample_id), None)
-        cause = self.hub.explain(self.graph, sample) if sample is not None and self.manifest.placed_on_npu else ""
+        cause = self.hub.explain(self.graphs, sample) if sample is not None and self.manifest.placed_on_npu else ""
         return f"; the first tensor that strays in the binary: {cause}" if cause else ""
 
 

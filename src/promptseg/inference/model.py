@@ -100,15 +100,16 @@ class Model:
 def load(name: str | os.PathLike[str], *, res: int | None = None) -> Model:
     """Open a model: a name that ships ("nano-shapes"), a file, or an experiment of the project that you are in.
 
-    name: a shipped name; a path of an .onnx file that keeps the contract, or of a .safetensors checkpoint with its
-    .json; an experiment's name, or any git revision, of the DVC project in the working directory or above it, of which
-    the exported graph is opened, from DVC's cache or its remote. A file is tried first, then what ships.
+    name: a shipped name; a path of an .onnx file that keeps the contract, of a folder of exported graphs, or of a
+    .safetensors checkpoint with its .json; an experiment's name, or any git revision, of the DVC project in the working
+    directory or above it, of which the exported graphs are opened, from DVC's cache or its remote. A file is tried
+    first, then what ships.
     res: side in px of the square that a checkpoint works on; by default that of its validation. A graph has its own.
 
     Raises ValueError for a name that is none of these, and for a file that is missing, damaged or of another contract.
     """
     path = Path(name)
-    if path.suffix in SUFFIXES or path.is_file():
+    if path.suffix in SUFFIXES or path.is_file() or any(path.glob("*.onnx")):
         return Model(open_runner(path, res))
     shipped = {file.stem: file for folder in _SHIPPED for file in sorted(folder.glob("*.safetensors"))}
     if str(name) in shipped:
@@ -131,10 +132,11 @@ def _open_revision(root: Path, revision: str, known: str) -> Runner:
             raise ValueError(
                 f"got {revision!r}, wanted {known}, or an experiment or git revision of {root} (`dvc exp list --all`)"
             ) from error
-        graph = read_paths(folder)["graph"]
-        read_revision(root, revision, [graph.relative_to(folder).as_posix()], folder)
-        runner = open_runner(graph, None)
-    runner.name = f"{graph.name} of {revision}"
+        paths = read_paths(folder)
+        graphs = paths.get("graphs") or paths["graph"]  # one file, in revisions from before graphs could be several
+        read_revision(root, revision, [graphs.relative_to(folder).as_posix()], folder)
+        runner = open_runner(graphs, None)
+    runner.name = f"{graphs.name} of {revision}"
     return runner
 
 

@@ -1,4 +1,4 @@
-"""What answers phrases about one picture: an ONNX graph on this machine's processor, or a checkpoint on torch."""
+"""What answers phrases about one picture: ONNX graphs on this machine's processor, or a checkpoint on torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, picture_to_canvas
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import check_border
+from promptseg.hubs.contract import PRESENCE
 from promptseg.hubs.host import HostSession
 from promptseg.params.sections import check_res
 
@@ -39,11 +39,11 @@ class Runner(Protocol):
 
 
 def open_runner(path: Path, res: int | None) -> Runner:
-    """Open an ONNX file, which has its own resolution, or a checkpoint, which is run at `res`.
+    """Open an ONNX file or a folder of them, which have their own resolution, or a checkpoint, which is run at `res`.
 
     Raises ValueError for another kind of file, and for one that is missing or damaged.
     """
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" or path.is_dir():
         return OnnxRunner(path)
     if path.suffix == ".safetensors":
         return CheckpointRunner(path, res)
@@ -53,23 +53,25 @@ def open_runner(path: Path, res: int | None) -> Runner:
 
 
 class OnnxRunner:
-    """A graph of the contract. Raises ValueError when the file is missing, no ONNX, or has another border."""
+    """An export's graphs: their folder, or the one file of the challenge's contract.
 
-    why_no_score = "an ONNX file hands out the mask alone (docs/contract.md)"
+    Raises ValueError when a file is missing, no ONNX, or has another border.
+    """
 
-    def __init__(self, graph: Path) -> None:
-        check_border(graph)
-        self.name = str(graph)
-        self._session = HostSession(graph)
+    def __init__(self, graphs: Path) -> None:
+        self._session = HostSession(graphs)
+        self.name = str(graphs)
+        says = any(spec.name == PRESENCE for spec in self._session.graphs.graphs[-1].outputs)
+        self.why_no_score = "" if says else "an ONNX file hands out the mask alone (docs/contract.md)"
 
     def answer(self, picture: NDArray[np.uint8], tokens: NDArray[np.int32]) -> list[Answer]:
-        """See `Runner`; one run of the graph a phrase."""
+        """See `Runner`; what depends on the picture alone is computed once, where it is a graph of its own."""
         canvas = picture_to_canvas(picture)[None].astype(np.float32)
         try:
-            masks = [self._session.run(HubInput(self.name, canvas, row[:, None])) for row in tokens]
+            outputs = [self._session.finite(HubInput(self.name, canvas, row[:, None])) for row in tokens]
         except FloatingPointError as error:
             raise ValueError(str(error)) from error
-        return [Answer(mask_from_canvas(mask, *picture.shape[:2]), None) for mask in masks]
+        return [Answer(mask_from_canvas(each.pred_mask, *picture.shape[:2]), each.presence) for each in outputs]
 
 
 class CheckpointRunner:

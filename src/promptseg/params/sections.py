@@ -145,8 +145,12 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ExportConfig:
-    """`parity_samples`: how many samples that were not traced the graph is compared with torch on."""
+    """`contract` is whose inputs and outputs the graphs have (hubs/contract.py).
 
+    `parity_samples`: how many samples that were not traced the graphs are compared with torch on.
+    """
+
+    contract: Literal["challenge", "app"]
     opset: Annotated[int, Field(ge=17, le=23, description="an ONNX opset from 17 to 23")]
     parity_samples: Count
 

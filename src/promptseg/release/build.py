@@ -16,8 +16,8 @@ from promptseg.datasets.records import read_samples
 from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.files import atomic_path, read_json, sha256_of, write_json
 from promptseg.hubs.backends import open_hub
-from promptseg.hubs.base import CompiledGraph, read_compiled
-from promptseg.hubs.contract import read_record
+from promptseg.hubs.base import CompiledGraphs, read_compiled
+from promptseg.hubs.contract import CHALLENGE, read_graphs
 from promptseg.hubs.devices import find_device
 from promptseg.params import HubConfig
 from promptseg.release.run import MANIFEST, check
@@ -99,21 +99,26 @@ def verify(experiment: Experiment) -> dict[str, dict[str, Any]]:
     Raises ValueError for one that is missing, or is of another graph, checkpoint, device or settings.
     """
     paths, settings = experiment.paths, experiment.settings
-    needed = ("graph", "checkpoint", "description", "samples", "predictions", "score", *METRICS)
+    needed = ("checkpoint", "description", "samples", "predictions", "score", *METRICS)
     missing = [str(paths[name]) for name in needed if not paths[name].is_file()]
     if missing:
         raise ValueError(f"got no {', '.join(missing)}; run `dvc repro`, or `dvc checkout` if it ran before")
-    graph, records = read_record(paths["graph"]), {name: read_json(paths[name]) for name in METRICS}
-    digest = sha256_of(paths["checkpoint"])
+    graphs, records = read_graphs(paths["graphs"]), {name: read_json(paths[name]) for name in METRICS}
+    graph, digest = graphs.record, sha256_of(paths["checkpoint"])
+    if graph.contract != CHALLENGE:
+        raise ValueError(
+            f"{paths['graphs']}: got graphs of the contract {graph.contract!r}, which run.py does not run yet, wanted "
+            f"{CHALLENGE!r}; set export.contract to challenge and run `dvc repro` (docs/app.md runs an app's graphs)"
+        )
     if graph.checkpoint_sha256 != digest:
         raise ValueError(
-            f"{paths['graph']}: got a graph of the checkpoint {graph.checkpoint_sha256:.12}, and {digest:.12} is in "
+            f"{paths['graphs']}: got a graph of the checkpoint {graph.checkpoint_sha256:.12}, and {digest:.12} is in "
             f"{paths['checkpoint']}, wanted the one that it was exported from; run `dvc repro`"
         )
-    compiled = read_compiled(paths["graph"], paths["compiled"], experiment.hub)
+    compiled = read_compiled(graphs, paths["compiled"], experiment.hub)
     records |= {"checkpoint": read_json(paths["description"])["provenance"], "compiled": asdict(compiled)}
     filed_under = {"model": settings["model"], "res": settings["res"], "device": experiment.hub.device}
-    filed_under |= {"precision": compiled.precision, "graph_sha256": sha256_of(paths["graph"])}
+    filed_under |= {"precision": compiled.precision, "graph_sha256": graphs.sha256}
     check_records(filed_under | {"predictions_sha256": sha256_of(paths["predictions"])}, records)
     score, fidelity = records["score"], records["fidelity"]
     scored = with_fidelity({name: score[name] for name in ("miou", "miou_ci_low", "miou_ci_high")}, fidelity)
@@ -148,13 +153,13 @@ def distrust(fidelity: Mapping[str, Any], floors: HubConfig) -> str:
     return ""
 
 
-def _devices(choice: Choice, compiled: Mapping[str, Any]) -> list[tuple[str, CompiledGraph | None]]:
+def _devices(choice: Choice, compiled: Mapping[str, Any]) -> list[tuple[str, CompiledGraphs | None]]:
     """Return the devices to put in, each with what the experiment compiled for it, or None: to be compiled."""
-    own = CompiledGraph(**compiled)
+    own = CompiledGraphs.of(compiled)
     if choice.cpu_only:
         return []
     chosen = list(dict.fromkeys(choice.devices)) or [own.device]
-    others = [name for name in chosen if name != own.device or own.wrapper_file is None]
+    others = [name for name in chosen if name != own.device or own.binaries[0].wrapper_file is None]
     if not others or choice.compile_others:
         for name in others:
             find_device(name)
@@ -169,24 +174,24 @@ def _devices(choice: Choice, compiled: Mapping[str, Any]) -> list[tuple[str, Com
     )
 
 
-def _put_binary(folder: Path, experiment: Experiment, name: str, compiled: CompiledGraph | None) -> dict[str, Any]:
+def _put_binary(folder: Path, experiment: Experiment, name: str, compiled: CompiledGraphs | None) -> dict[str, Any]:
     """Copy a device's binary into the release, or compile it there, and return its row of the manifest."""
     device, place = find_device(name), re.sub(r"\W+", "-", name.lower())
     if compiled is not None:
         source = experiment.paths["compiled"]
         (folder / place).mkdir()
-        for file in (compiled.wrapper_file, compiled.binary_file):
+        for file in (compiled.binaries[0].wrapper_file, compiled.binaries[0].binary_file):
             shutil.copyfile(source / str(file), folder / place / str(file))
     else:
         hub = open_hub(replace(experiment.hub, backend="local", device=name), experiment.cache)
-        compiled = hub.compile(experiment.paths["graph"], folder / place)
+        compiled = hub.compile(experiment.paths["graphs"], folder / place)
         if not compiled.placed_on_npu:
             raise ValueError(f"--compile: {compiled.note}; `--cpu-only` leaves binaries out")
         (folder / place / MANIFEST).unlink()
     return {
         "device": name,
-        "wrapper": f"{place}/{compiled.wrapper_file}",
-        "binary": f"{place}/{compiled.binary_file}",
+        "wrapper": f"{place}/{compiled.binaries[0].wrapper_file}",
+        "binary": f"{place}/{compiled.binaries[0].binary_file}",
         "chip": compiled.chip,
         **asdict(device.chip),
         "masks_compared": name == experiment.hub.device and experiment.hub.emulator_samples > 0,
@@ -197,7 +202,7 @@ def _put_binary(folder: Path, experiment: Experiment, name: str, compiled: Compi
 def _manifest(
     experiment: Experiment, records: Mapping[str, Any], binaries: list[dict[str, Any]], warning: str
 ) -> dict[str, Any]:
-    graph, versions = read_record(experiment.paths["graph"]), {"promptseg": version("promptseg")}
+    graph, versions = read_graphs(experiment.paths["graphs"]).record, {"promptseg": version("promptseg")}
     for binary in binaries:
         versions |= binary.pop("tool_versions")
     return {
@@ -216,7 +221,7 @@ def _manifest(
 
 
 def _put_files(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], records: Mapping[str, Any]) -> None:
-    shutil.copyfile(experiment.paths["graph"], folder / GRAPH)
+    shutil.copyfile(experiment.paths["graphs"] / GRAPH, folder / GRAPH)
     for name in PROGRAM:
         shutil.copyfile(_PACKAGE / name, folder / Path(name).name)
     ClipTokenizer().write(folder / "tokenizer.json")

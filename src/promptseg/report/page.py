@@ -265,9 +265,24 @@ def deployment_figures(latency: Mapping[str, Any]) -> list[Figure]:
     return [
         Figure("NPU latency, measured", _ms(latency, "latency_ms_device"), "by a device's clock"),
         Figure("NPU latency, estimated", _ms(latency, "latency_ms_estimated"), _estimate_note(latency)),
+        *_of_each_graph(latency),
         *(_from_the_device(latency) if measured else _from_the_compiler(latency)),
         Figure("Host CPU latency", _ms(_host(latency), "latency_ms_cpu"), _host_note(latency)),
     ]
+
+
+def _of_each_graph(latency: Mapping[str, Any]) -> list[Figure]:
+    """What a further phrase about a picture costs, and each graph, where there are several."""
+    further = latency.get("further_phrase")
+    if not further:
+        return []
+    kind = next(
+        (kind for kind in ("device", "estimated") if further.get(f"latency_ms_{kind}") is not None), "simulated"
+    )
+    name = f"latency_ms_{kind}"
+    graphs = ", ".join(f"{graph} {_ms(figures, name)}" for graph, figures in latency["graphs"].items())
+    word = "measured" if kind == "device" else kind
+    return [Figure(f"Each further phrase, {word}", _ms(further, name), f"of a picture that is encoded; {graphs}")]
 
 
 def _from_the_device(latency: Mapping[str, Any]) -> list[Figure]:

@@ -8,11 +8,12 @@ import logging
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from promptseg.files import atomic_path, sha256_of
-from promptseg.hubs.aihub.inference import MB, InferenceJobs, MaskStore
+from promptseg.hubs.aihub.inference import MB, InferenceJobs, MaskStore, Step, masks_name
 from promptseg.hubs.aihub.jobs import Jobs, patiently
 from promptseg.hubs.aihub.journal import Journal, Work, folder_of
 from promptseg.hubs.aihub.preflight import check_graph, check_target, remembered_account, sign_in
@@ -24,12 +25,21 @@ from promptseg.hubs.aihub.service import (
     public_address,
     read_configuration,
 )
-from promptseg.hubs.base import SLOWEST, CompiledGraph, HubInput, HubOutput, LatencyProfile, Layer, read_compiled
-from promptseg.hubs.contract import read_record
+from promptseg.hubs.base import (
+    SLOWEST,
+    Binary,
+    CompiledGraphs,
+    HubInput,
+    HubOutput,
+    LatencyProfile,
+    Layer,
+    profile_of_all,
+    read_compiled,
+)
+from promptseg.hubs.contract import Graph, Graphs, read_graphs
 from promptseg.params import HubConfig
 
 BACKEND = "aihub"
-BINARY = "model.bin"
 _UNITS = ("NPU", "GPU", "CPU")
 _LOG = logging.getLogger(__name__)
 
@@ -47,83 +57,108 @@ class AiHub:
         self._account: str | None = None
         self._jobs: Jobs | None = None
 
-    def compile(self, graph: Path, folder: Path) -> CompiledGraph:
-        """Compile on the service; write the binary, whole, and the manifest with the job's id and address."""
-        check_graph(graph)
-        work = self._work(sha256_of(graph))
+    def compile(self, graphs: Path, folder: Path) -> CompiledGraphs:
+        """Compile on the service; write the binaries, whole, and the manifest with the jobs' ids and addresses."""
+        exported = read_graphs(graphs)
+        check_graph(graphs)
         jobs = self._open()
-        service = jobs.service
-
-        def send() -> tuple[str, float | None]:
-            _LOG.info("uploading %s, %.1f MB", graph.name, graph.stat().st_size / MB)
-            return service.upload_graph(graph, work.compile_name), None
-
-        def upload() -> str:
-            check_target(service, self._config)
-            return jobs.upload_once(GRAPH, work.graph_sha256, send)
-
-        def submit(model_id: str) -> str:
-            return service.submit_compile(model_id, work.device, work.compile_name, work.compile_options)
-
-        job_id = jobs.submit_once(work.compile_name, upload, submit)
-        jobs.wait(work.compile_name, job_id, f"compiling for {work.device}", self._wait_s, work.graph_sha256)
-        self._share(job_id)
+        service, record = jobs.service, exported.record
+        job_ids = [self._submit_compile(jobs, graph) for graph in exported]
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            binary, record = temporary / BINARY, read_record(graph)
-            jobs.collect(work.compile_name, job_id, lambda: service.download_model(job_id, binary))
-            compiled = CompiledGraph(
+            binaries = [
+                self._binary(jobs, graph, job_id, temporary) for graph, job_id in zip(exported, job_ids, strict=True)
+            ]
+            compiled = CompiledGraphs(
                 backend=BACKEND,
-                device=work.device,
+                device=self._config.device,
+                contract=record.contract,
                 model=record.model,
                 res=record.res,
                 runtime="QNN context binary",
                 precision=record.precision,
                 placed_on_npu=True,
-                graph_sha256=work.graph_sha256,
-                binary_file=BINARY,
-                binary_bytes=binary.stat().st_size,
-                binary_sha256=sha256_of(binary),
-                wrapper_file=None,
+                graph_sha256=exported.sha256,
+                binaries=tuple(binaries),
                 chip=None,
                 service=self._address,
                 account=self._account,
-                job_id=job_id,
-                job_address=service.address(job_id),
                 tool_versions={
                     "qai_hub": CLIENT_VERSION,
-                    "qairt_asked_for": work.qairt_version,
-                    **patiently(lambda: service.tool_versions(job_id)),
+                    "qairt_asked_for": self._config.aihub.qairt_version,
+                    **patiently(lambda: service.tool_versions(job_ids[0])),
                 },
                 note="",
             )
             compiled.write(temporary)
         return compiled
 
-    def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
-        """Measure on the device, over `hub.aihub.max_profiler_iterations` runs."""
-        manifest, compile_job_id = self._read(graph, compiled)
-        work, iterations = self._work(manifest.graph_sha256), self._config.aihub.max_profiler_iterations
-        name, options = work.profile_name(iterations), work.profile_options(iterations)
-        jobs = self._open()
+    def _submit_compile(self, jobs: Jobs, graph: Graph) -> str:
+        """Return the id of a graph's compile job, which is uploaded and submitted if there is none."""
+        service, path, work = jobs.service, graph.path, self._work(graph)
+
+        def send() -> tuple[str, float | None]:
+            _LOG.info("uploading %s, %.1f MB", path.name, path.stat().st_size / MB)
+            return service.upload_graph(path, work.compile_name), None
+
+        def upload() -> str:
+            check_target(service, self._config)
+            return jobs.upload_once(GRAPH, graph.sha256, send)
+
+        def submit(model_id: str) -> str:
+            return service.submit_compile(model_id, work.device, work.compile_name, work.compile_options, graph.inputs)
+
+        return jobs.submit_once(work.compile_name, upload, submit)
+
+    def _binary(self, jobs: Jobs, graph: Graph, job_id: str, folder: Path) -> Binary:
+        """Wait for a compile job and download what it made."""
+        path, service, work = folder / f"{graph.name}.bin", jobs.service, self._work(graph)
+        what = f"compiling {graph.path.name} for {work.device}"
+        jobs.wait(work.compile_name, job_id, what, self._wait_s, graph.sha256)
+        self._share(job_id)
+        jobs.collect(work.compile_name, job_id, lambda: service.download_model(job_id, path))
+        return Binary(
+            graph=graph.name,
+            graph_sha256=graph.sha256,
+            binary_file=path.name,
+            binary_bytes=path.stat().st_size,
+            binary_sha256=sha256_of(path),
+            job_id=job_id,
+            job_address=service.address(job_id),
+        )
+
+    def profile(self, graphs: Path, compiled: Path) -> LatencyProfile:
+        """Measure each graph on the device, over `hub.aihub.max_profiler_iterations` runs."""
+        exported = read_graphs(graphs)
+        manifest, steps = self._read(exported, compiled)
+        iterations, jobs = self._config.aihub.max_profiler_iterations, self._open()
+        names = [step.work.profile_name(iterations) for step in steps]
+        job_ids = [self._submit_profile(jobs, step, name) for step, name in zip(steps, names, strict=True)]
+        profiles = {}
+        for step, name, job_id, binary in zip(steps, names, job_ids, manifest.binaries, strict=True):
+            jobs.wait(name, job_id, f"profiling {step.graph.name} on {step.work.device}", self._wait_s, None)
+            measured = jobs.collect(name, job_id, partial(jobs.service.profile, job_id))
+            address = jobs.service.address(job_id)
+            profiles[step.graph.name] = latency_of(measured, manifest.device, binary.binary_bytes, address)
+        return profile_of_all(profiles)
+
+    def _submit_profile(self, jobs: Jobs, step: Step, name: str) -> str:
+        options = step.work.profile_options(self._config.aihub.max_profiler_iterations)
 
         def submit(compile_job_id: str) -> str:
-            return jobs.service.submit_run(compile_job_id, work.device, name, options, dataset_id=None)
+            return jobs.service.submit_run(compile_job_id, step.work.device, name, options, dataset_id=None)
 
-        job_id = jobs.submit_once(name, lambda: compile_job_id, submit)
-        jobs.wait(name, job_id, f"profiling on {work.device}", self._wait_s, None)
-        profile = jobs.collect(name, job_id, lambda: jobs.service.profile(job_id))
-        return latency_of(profile, manifest.device, manifest.binary_bytes, jobs.service.address(job_id))
+        return jobs.submit_once(name, lambda: step.compile_job_id, submit)
 
-    def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+    def run(self, graphs: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
         """Yield the device's masks, in order; what this account inferred before, by any run, comes from the store."""
-        manifest, compile_job_id = self._read(graph, compiled)
-        work = self._work(manifest.graph_sha256)
-        masks = MaskStore(self._folder() / "masks" / work.compile_name)
-        jobs = InferenceJobs(self._open, masks, work, compile_job_id, self._wait_s)
+        exported = read_graphs(graphs)
+        _, steps = self._read(exported, compiled)
+        masks = MaskStore(self._folder() / "masks" / masks_name(steps))
+        jobs = InferenceJobs(self._open, masks, exported, steps, self._wait_s)
         return jobs.run(inputs, self._config.aihub.chunk_mb, self._config.aihub.jobs_in_flight)
 
-    def explain(self, graph: Path, sample: HubInput) -> str:  # noqa: ARG002
+    def explain(self, graphs: Path, sample: HubInput) -> str:  # noqa: ARG002
         """A device hands out masks only: what strays inside is not known."""
         return ""
 
@@ -131,8 +166,8 @@ class AiHub:
     def _wait_s(self) -> float:
         return self._config.aihub.wait_hours * 3600
 
-    def _work(self, graph_sha256: str) -> Work:
-        return Work(graph_sha256, self._config.device, self._config.aihub.qairt_version)
+    def _work(self, graph: Graph) -> Work:
+        return Work.of(graph, self._config.device, self._config.aihub.qairt_version)
 
     def _open(self) -> Jobs:
         """Sign in before the first thing that is asked."""
@@ -150,9 +185,9 @@ class AiHub:
         assert self._account is not None, "signed in"
         return folder_of(self._cache, self._address, self._account)
 
-    def _read(self, graph: Path, compiled: Path) -> tuple[CompiledGraph, str]:
-        """Return the manifest and the id of its compile job. ValueError if another account or service compiled it."""
-        manifest = read_compiled(graph, compiled, self._config)
+    def _read(self, graphs: Graphs, compiled: Path) -> tuple[CompiledGraphs, tuple[Step, ...]]:
+        """Return the manifest and its compile jobs. ValueError if another account or service compiled them."""
+        manifest = read_compiled(graphs, compiled, self._config)
         self._folder()
         if (manifest.service, manifest.account) != (self._address, self._account):
             theirs = "another account" if manifest.service == self._address else f"the service at {manifest.service}"
@@ -160,8 +195,8 @@ class AiHub:
                 f"{compiled}: got a graph that {theirs} compiled, wanted this account's at {self._address}; sign in "
                 "as before, or compile again with `dvc repro --force --single-item hub-compile`"
             )
-        assert manifest.job_id is not None, "this backend compiles by jobs"
-        return manifest, manifest.job_id
+        steps = zip(graphs, (str(binary.job_id) for binary in manifest.binaries), strict=True)
+        return manifest, tuple(Step(graph, self._work(graph), job_id) for graph, job_id in steps)
 
     def _share(self, job_id: str) -> None:
         emails = list(self._config.aihub.share_with)

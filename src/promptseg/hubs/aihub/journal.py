@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import OUTPUTS
+from promptseg.hubs.contract import Graph
 
 INTENT, REFUSED, SUBMITTED, FOUND, FAILED = "intent", "refused", "submitted", "found", "failed"
 UPLOADED, DISTRUSTED = "uploaded", "distrusted"
@@ -35,11 +35,17 @@ class Work:
     graph_sha256: str
     device: str
     qairt_version: str
+    outputs: tuple[str, ...]  # names of the graph's
+
+    @classmethod
+    def of(cls, graph: Graph, device: str, qairt_version: str) -> "Work":
+        """Return the work on one of an export's graphs."""
+        return cls(graph.sha256, device, qairt_version, tuple(spec.name for spec in graph.outputs))
 
     @property
     def compile_options(self) -> str:
         """The compiler's options: runtime, precision and output names are stated, never left to a default."""
-        names = ",".join(spec.name for spec in OUTPUTS)
+        names = ",".join(self.outputs)
         return (
             f"--target_runtime qnn_context_binary --qairt_version {self.qairt_version} --output_names {names} "
             "--qnn_options default_graph_htp_precision=FLOAT16"
@@ -85,10 +91,14 @@ class SampleHasher:
 
     def digest(self, sample: HubInput) -> str:
         """Return the SHA-256, in hex, of a sample's two tensors; names and order of samples play no part."""
+        return hashlib.sha256(self.picture_digest(sample) + sample.text_input.tobytes()).hexdigest()
+
+    def picture_digest(self, sample: HubInput) -> bytes:
+        """Return the SHA-256 of a sample's picture."""
         if sample.image_input is not self._image:
             self._image = sample.image_input  # held, so that its place in memory is not taken by another
             self._image_hash = hashlib.sha256(sample.image_input.tobytes()).digest()
-        return hashlib.sha256(self._image_hash + sample.text_input.tobytes()).hexdigest()
+        return self._image_hash
 
 
 def folder_of(cache: Path, address: str, account: str) -> Path:

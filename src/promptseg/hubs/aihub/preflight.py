@@ -13,7 +13,7 @@ from onnx import TensorProto
 from promptseg.files import read_json, write_json
 from promptseg.hubs.aihub import jobs
 from promptseg.hubs.aihub.service import BusyError, RefusedError, Service, UnreachableError, read_configuration
-from promptseg.hubs.contract import check_border
+from promptseg.hubs.contract import read_graphs
 from promptseg.params import HubConfig
 
 SIGN_IN_WAITS_S = (3.0, 6.0)  # with three tries of at most 11 s each: a server that is down is noticed in 42 s
@@ -27,21 +27,21 @@ _SMALL = 1024  # elements; a larger constant is no shape
 _LOG = logging.getLogger(__name__)
 
 
-def check_graph(graph: Path) -> None:
-    """Raise ValueError when the graph is not the contract's, or holds what the device's compiler refuses or slows.
+def check_graph(graphs: Path) -> None:
+    """Raise ValueError when graphs are not their contract's, or hold what the device's compiler refuses or slows.
 
     That is int64, double and bool tensors, shapes that depend on data, and weights in a file of their own. Let through
     are results for which ONNX knows no other type: a comparison that is at once turned into numbers or chosen by, and
     an index on its way to where it is used.
     """
-    check_border(graph)
-    wrong = list(_unfit(graph))
-    if wrong:
-        shown = "; ".join(wrong[:_SHOWN]) + ("; ..." if len(wrong) > _SHOWN else "")
-        raise ValueError(
-            f"{graph}: got {len(wrong)} tensors that AI Hub refuses, wanted float32 or int32 of fixed shape: "
-            f"{shown}; express them otherwise in the export"
-        )
+    for graph in read_graphs(graphs):
+        wrong = list(_unfit(graph.path))
+        if wrong:
+            shown = "; ".join(wrong[:_SHOWN]) + ("; ..." if len(wrong) > _SHOWN else "")
+            raise ValueError(
+                f"{graph.path}: got {len(wrong)} tensors that AI Hub refuses, wanted float32 or int32 of fixed shape: "
+                f"{shown}; express them otherwise in the export"
+            )
 
 
 def _unfit(graph: Path) -> Iterator[str]:

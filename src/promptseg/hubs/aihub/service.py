@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from io import StringIO
@@ -31,7 +31,7 @@ from qai_hub.util.session import create_external_session, create_session
 from s3transfer.exceptions import RetriesExceededError
 
 from promptseg.download import explain_connection_error
-from promptseg.hubs.contract import INPUTS
+from promptseg.hubs.contract import TensorSpec
 
 CLIENT_VERSION = version("qai_hub")
 TOKEN_VARIABLE = "QAIHUB_API_TOKEN"
@@ -209,9 +209,9 @@ class Service:
         """Whether the service knows a job."""
         return self._exists(lambda: self._client.get_job(job_id)) or job_id in dict(self.listed_jobs(0))
 
-    def submit_compile(self, model_id: str, device: str, name: str, options: str) -> str:
+    def submit_compile(self, model_id: str, device: str, name: str, options: str, inputs: Sequence[TensorSpec]) -> str:
         """Submit a compile job with one POST; return its id."""
-        specs = {spec.name: (spec.shape, spec.dtype) for spec in INPUTS}
+        specs = {spec.name: (spec.shape, spec.dtype) for spec in inputs}
 
         def submit() -> Any:
             model = self._client.get_model(model_id)

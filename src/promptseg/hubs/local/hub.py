@@ -7,29 +7,34 @@ only, and masks come from ONNX Runtime as they do everywhere.
 import logging
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from promptseg.files import atomic_path, sha256_of
 from promptseg.hubs.base import (
     COMPILE_AGAIN,
     SLOWEST,
-    CompiledGraph,
+    Binary,
+    Chain,
+    CompiledGraphs,
     HubInput,
     HubOutput,
     LatencyProfile,
     Layer,
+    profile_of_all,
     read_compiled,
 )
-from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, check_border, read_record
+from promptseg.hubs.contract import Graph, Graphs, read_graphs
 from promptseg.hubs.devices import Device, Line, estimate_all, find_device
 from promptseg.hubs.local.process import run_compiler, run_emulator
-from promptseg.hubs.local.profile import BINARY, WRAPPER, Simulation, simulate_all
+from promptseg.hubs.local.profile import Simulation, binary_of, simulate_all
 from promptseg.hubs.local.session import COMPILER, CompileRequest, EmulateRequest, qnn_available, tool_versions
 from promptseg.hubs.local.trace import part_times_ms
 from promptseg.params import HubConfig
@@ -57,35 +62,83 @@ class LocalHub:
         self._simulations = cache / "simulations"
         self._device = find_device(config.device)
 
-    def compile(self, graph: Path, folder: Path) -> CompiledGraph:
-        """Write context binary, wrapper and manifest to `folder`; the same graph gives the same bytes."""
-        check_border(graph)
+    def compile(self, graphs: Path, folder: Path) -> CompiledGraphs:
+        """Write context binaries, wrappers and manifest to `folder`; the same graphs give the same bytes."""
+        exported = read_graphs(graphs)
+        note = "" if qnn_available() else NOTHING_COMPILED
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            if qnn_available():
-                _LOG.info("compiling %s for %s", graph.name, self._device.name)
-                wrapper = str((temporary / WRAPPER).resolve())
-                run_compiler(graph.parent, CompileRequest(graph.name, wrapper, self._device.chip, None, verbose=False))
-                _check_wrapper(temporary)
-                compiled = self._manifest(graph, temporary / BINARY, note="")
-            else:
-                _LOG.warning("%s", NOTHING_COMPILED)
-                compiled = self._manifest(graph, binary=None, note=NOTHING_COMPILED)
+            if note:
+                _LOG.warning("%s", note)
+            binaries = [
+                Binary(graph.name, graph.sha256) if note else self._compile(graph, temporary) for graph in exported
+            ]
+            compiled = self._manifest(exported, binaries, temporary, note)
             compiled.write(temporary)
         return compiled
 
-    def profile(self, graph: Path, compiled: Path) -> LatencyProfile:
-        """Simulate the graph on each simulated chip, unless that was done before, and estimate every device from it."""
-        manifest = self._read_manifest(graph, compiled)
+    def profile(self, graphs: Path, compiled: Path) -> LatencyProfile:
+        """Simulate each graph on each simulated chip, unless that was done before, and estimate every device."""
+        exported = read_graphs(graphs)
+        manifest = self._read_manifest(exported, compiled)
+        return profile_of_all(
+            {
+                graph.name: self._profile(graph, manifest, binary)
+                for graph, binary in zip(exported, manifest.binaries, strict=True)
+            }
+        )
+
+    def run(self, graphs: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
+        """Yield the masks of the binaries in the HTP emulator: about 8 s each for nano at 320 px on two cores."""
+        exported = read_graphs(graphs)
+        if not self._read_manifest(exported, compiled).placed_on_npu:
+            raise ValueError(f"{compiled}: got nothing that was compiled for the NPU, wanted a binary to emulate")
+        chain = Chain(exported, partial(self._emulate, compiled))
+        for sample in inputs:
+            _LOG.info("emulating %s", sample.sample_id)
+            yield chain.decide(sample)
+
+    def explain(self, graphs: Path, sample: HubInput) -> str:
+        """Compare the graphs' tensors in the emulator with ONNX Runtime's: compiles and emulates each once or twice."""
+        from promptseg.hubs.host import HostSession
+        from promptseg.hubs.local.tensors import first_straying_tensor  # it runs as a program of its own, too
+
+        _LOG.info("looking for the first tensor that strays, on %s", sample.sample_id)
+        for graph, feed, _ in HostSession(graphs).chain.steps(sample):
+            try:
+                straying = first_straying_tensor(graph.path, feed, self._device)
+            except (RuntimeError, OSError) as error:
+                return f"not found ({error})"
+            if straying is not None:
+                return str(straying)
+        return ""
+
+    def _compile(self, graph: Graph, folder: Path) -> Binary:
+        _LOG.info("compiling %s for %s", graph.path.name, self._device.name)
+        wrapper = folder / f"{graph.name}.onnx"
+        request = CompileRequest(graph.path.name, str(wrapper.resolve()), self._device.chip, None, verbose=False)
+        run_compiler(graph.path.parent, request)
+        binary = binary_of(wrapper)
+        _check_wrapper(wrapper, binary)
+        return Binary(
+            graph=graph.name,
+            graph_sha256=graph.sha256,
+            binary_file=binary.name,
+            binary_bytes=binary.stat().st_size,
+            binary_sha256=sha256_of(binary),
+            wrapper_file=wrapper.name,
+        )
+
+    def _profile(self, graph: Graph, manifest: CompiledGraphs, binary: Binary) -> LatencyProfile:
         profile = LatencyProfile(
             device=manifest.device,
             placed_on_npu=manifest.placed_on_npu,
-            binary_mb=None if manifest.binary_bytes is None else _mb(manifest.binary_bytes),
+            binary_mb=None if binary.binary_bytes is None else _mb(binary.binary_bytes),
             note=manifest.note,
         )
         if not manifest.placed_on_npu:
             return profile
-        simulations = simulate_all(graph, self._simulations)
+        simulations = simulate_all(graph.path, self._simulations)
         simulation = simulations[self._device.simulated_chip]
         if simulation.cost.ops_without_cost:
             names = ", ".join(simulation.cost.costless_ops)
@@ -94,59 +147,37 @@ class LocalHub:
         profile = replace(profile, estimates=tuple(estimate_all(times_ms, manifest.precision)))
         return _with_simulation(profile, self._device.lines.get(manifest.precision), simulation)
 
-    def run(self, graph: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
-        """Yield the masks of the context binary in the HTP emulator: about 8 s each for nano at 320 px on two cores."""
-        if not self._read_manifest(graph, compiled).placed_on_npu:
-            raise ValueError(f"{compiled}: got nothing that was compiled for the NPU, wanted a binary to emulate")
-        return (self._emulate(compiled, sample) for sample in inputs)
-
-    def explain(self, graph: Path, sample: HubInput) -> str:
-        """Compare the graph's tensors in the emulator with ONNX Runtime's: compiles and emulates once or twice."""
-        from promptseg.hubs.local.tensors import first_straying_tensor  # it runs as a program of its own, too
-
-        _LOG.info("looking for the first tensor that strays, on %s", sample.sample_id)
-        try:
-            straying = first_straying_tensor(graph, _feed(sample), self._device)
-        except (RuntimeError, OSError) as error:
-            return f"not found ({error})"
-        return "" if straying is None else str(straying)
-
-    def _emulate(self, compiled: Path, sample: HubInput) -> HubOutput:
-        _LOG.info("emulating %s", sample.sample_id)
+    def _emulate(self, compiled: Path, graph: Graph, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-            inputs, output = Path(scratch) / "inputs.npz", Path(scratch) / "output.npy"
-            np.savez(inputs, allow_pickle=False, **_feed(sample))
-            wrapper = (compiled / WRAPPER).resolve()
-            run_emulator(EmulateRequest(str(wrapper), self._device.chip, str(inputs), str(output)))
-            pred_mask = np.load(output)
-        return HubOutput.decide(sample.sample_id, pred_mask)
+            inputs, outputs = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"
+            np.savez(inputs, allow_pickle=False, **feed)
+            wrapper = (compiled / f"{graph.name}.onnx").resolve()
+            run_emulator(EmulateRequest(str(wrapper), self._device.chip, str(inputs), str(outputs)))
+            with np.load(outputs) as arrays:
+                return dict(arrays)
 
-    def _manifest(self, graph: Path, binary: Path | None, note: str) -> CompiledGraph:
-        record = read_record(graph)
-        return CompiledGraph(
+    def _manifest(self, graphs: Graphs, binaries: list[Binary], folder: Path, note: str) -> CompiledGraphs:
+        record, made = graphs.record, [folder / name for each in binaries if (name := each.binary_file)]
+        return CompiledGraphs(
             backend=BACKEND,
             device=self._device.name,
+            contract=record.contract,
             model=record.model,
             res=record.res,
-            runtime="QNN context binary" if binary else "ONNX Runtime, CPU",
-            precision=record.precision if binary else "fp32",
-            placed_on_npu=binary is not None,
-            graph_sha256=sha256_of(graph),
-            binary_file=BINARY if binary else None,
-            binary_bytes=binary.stat().st_size if binary else None,
-            binary_sha256=sha256_of(binary) if binary else None,
-            wrapper_file=WRAPPER if binary else None,
-            chip=_chip_of(binary, self._device) if binary else None,
+            runtime="QNN context binary" if made else "ONNX Runtime, CPU",
+            precision=record.precision if made else "fp32",
+            placed_on_npu=bool(made),
+            graph_sha256=graphs.sha256,
+            binaries=tuple(binaries),
+            chip=next(iter({_chip_of(binary, self._device) for binary in made}), None),
             service=None,
             account=None,
-            job_id=None,
-            job_address=None,
             tool_versions=tool_versions(),
             note=note,
         )
 
-    def _read_manifest(self, graph: Path, compiled: Path) -> CompiledGraph:
-        manifest = read_compiled(graph, compiled, self._config)
+    def _read_manifest(self, graphs: Graphs, compiled: Path) -> CompiledGraphs:
+        manifest = read_compiled(graphs, compiled, self._config)
         if manifest.placed_on_npu and not qnn_available():
             raise ValueError(
                 f"{compiled}: got a graph compiled for the NPU, and no onnxruntime-qnn here to run or profile it; "
@@ -191,9 +222,9 @@ def _with_simulation(profile: LatencyProfile, line: Line | None, simulation: Sim
     )
 
 
-def _check_wrapper(folder: Path) -> None:
-    nodes = [node.op_type for node in onnx.load(folder / WRAPPER, load_external_data=False).graph.node]
-    if nodes != ["EPContext"] or not (folder / BINARY).is_file():
+def _check_wrapper(wrapper: Path, binary: Path) -> None:
+    nodes = [node.op_type for node in onnx.load(wrapper, load_external_data=False).graph.node]
+    if nodes != ["EPContext"] or not binary.is_file():
         raise ValueError(f"got a graph split into {', '.join(nodes)}, wanted one piece, whole on the NPU")
 
 
@@ -208,10 +239,6 @@ def _chip_of(binary: Path, device: Device) -> str:
             "is this another onnxruntime-qnn? See hubs/devices/devices.csv"
         )
     return "{}, v{}".format(*wanted)
-
-
-def _feed(sample: HubInput) -> dict[str, Any]:
-    return {IMAGE_INPUT.name: sample.image_input, TEXT_INPUT.name: sample.text_input}
 
 
 def _mb(size_bytes: int) -> float:

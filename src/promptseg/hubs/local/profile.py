@@ -66,6 +66,11 @@ class Simulation:
     binary_bytes: int
 
 
+def binary_of(wrapper: Path) -> Path:
+    """Return where the compiler writes the context binary of a wrapper: it derives the name itself."""
+    return wrapper.with_name(f"{wrapper.stem}_qnn.bin")
+
+
 def simulate_all(graph: Path, cache: Path) -> dict[Chip, Simulation]:
     """Simulate `graph` on every chip that some device is simulated by; see `simulate`."""
     return {chip: simulate(graph, chip, cache) for chip in {device.simulated_chip for device in devices()}}

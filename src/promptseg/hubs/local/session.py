@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from promptseg.hubs.contract import INPUTS
 from promptseg.hubs.devices import Chip
 
 try:
@@ -78,12 +77,12 @@ class CompileRequest:
 
 @dataclass(frozen=True)
 class EmulateRequest:
-    """Run `wrapper` in the HTP emulator: `inputs` (.npz, named as in the contract) to `output` (.npy)."""
+    """Run `wrapper` in the HTP emulator: `inputs` to `outputs`, both .npz with the graph's own names."""
 
     wrapper: str
     chip: Chip
     inputs: str
-    output: str
+    outputs: str
 
 
 def compile_graph(request: CompileRequest) -> None:
@@ -97,11 +96,12 @@ def compile_graph(request: CompileRequest) -> None:
 
 
 def emulate(request: EmulateRequest) -> None:
-    """Write the first output of `wrapper`. The time that this takes is the host's and says nothing of the device."""
+    """Write the outputs of `wrapper`. The time that this takes is the host's and says nothing of the device."""
     session = ort.InferenceSession(request.wrapper, session_options(request.chip))
     with np.load(request.inputs) as tensors:
-        feed = {spec.name: tensors[spec.name] for spec in INPUTS}
-    np.save(request.output, session.run(None, feed)[0])
+        outputs = session.run(None, dict(tensors))
+    names = [value.name for value in session.get_outputs()]
+    np.savez(request.outputs, allow_pickle=False, **dict(zip(names, outputs, strict=True)))
 
 
 def session_options(chip: Chip, profile_csv: str | None = None, trace: bool = False) -> ort.SessionOptions:

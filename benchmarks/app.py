@@ -1,0 +1,139 @@
+"""The app's three graphs beside the challenge's one: what they cost, how much they agree, how fast they score.
+
+    python -m benchmarks.app npu --model nano --res 320       # simulated: minutes with Focal-T
+    python -m benchmarks.app npu --model focal_t --res 590
+    python -m benchmarks.app agree                            # nano at 320 px on `shapes`: data/ of the default run
+    python -m benchmarks.app host                             # 480 phrases of 80 pictures, both ways in turn
+    python -m benchmarks.app memory --phrases 10000           # what hub-infer holds, the val split again and again
+
+Figures of the NPU are simulated (see hubs/local/profile.py) and the same on every machine; the host's are this
+machine's. Each prints one line of JSON.
+"""
+
+import argparse
+import json
+import logging
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.graphs import MODELS, ROOT, make_inputs, make_network
+from promptseg.datasets.records import Prediction, Rle, write_predictions
+from promptseg.export.onnx_export import export_graphs
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.contract import read_graphs
+from promptseg.hubs.devices import devices
+from promptseg.hubs.host import GraphInputs, HostSession, masks_on_host
+from promptseg.hubs.local.profile import simulate
+from promptseg.metrics import overlap
+from promptseg.params import ExportConfig
+
+AGREE_ON, SCORED = 64, 480
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("npu", "agree", "host", "memory"))
+    parser.add_argument("--model", choices=MODELS, default="nano")
+    parser.add_argument("--res", type=int, default=320)
+    parser.add_argument("--phrases", type=int, default=10_000)
+    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "simulations")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
+        folders = {each: export(options.model, options.res, each, Path(scratch)) for each in ("challenge", "app")}
+        measure = {"npu": npu, "agree": agree, "host": host, "memory": memory}[options.what]
+        sys.stdout.write(json.dumps({"model": options.model, "res": options.res, **measure(folders, options)}) + "\n")
+
+
+def export(model: str, res: int, contract: str, scratch: Path) -> Path:
+    """Write the graphs of a contract, held to the network on two samples."""
+    config = ExportConfig(contract=contract, opset=18, parity_samples=2)
+    folder = scratch / contract
+    export_graphs(make_network(model), res, config, make_inputs(), folder, model=model, checkpoint_sha256="00" * 32)
+    return folder
+
+
+def npu(folders: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+    """Simulated milliseconds of each graph on the first device's chip, and what is handed over between them."""
+    figures: dict[str, Any] = {}
+    chip = devices()[0].simulated_chip
+    for graph in (graph for folder in folders.values() for graph in read_graphs(folder)):
+        cost = simulate(graph.path, chip, options.cache).cost
+        figures |= {f"{graph.name}_ms": cost.bounds_ms[0], f"{graph.name}_costless": cost.ops_without_cost}
+    picture, *_ = read_graphs(folders["app"])
+    features_mb = sum(spec.size_bytes for spec in picture.outputs) / 1e6
+    further_ms = figures["phrase_ms"] + figures["decoder_ms"]
+    return {**figures, "further_phrase_ms": round(further_ms, 3), "features_mb": round(features_mb, 1)}
+
+
+def inputs(limit: int | None) -> GraphInputs:
+    """Samples of the default run's val split."""
+    data = ROOT / "data"
+    return GraphInputs(data / "images", data / "samples.jsonl", data / "tokens.npy", "val", limit)
+
+
+def agree(folders: dict[str, Path], _: argparse.Namespace) -> dict[str, Any]:
+    """IoU of the app's masks with the challenge's, and mIoU of both with the truth, on AGREE_ON phrases."""
+    few = inputs(None).few(AGREE_ON)
+    pairs = zip(*(masks_on_host(folder, few) for folder in folders.values()), strict=True)
+    ious = [overlap(one.pred_mask, other.pred_mask).iou for one, other in pairs]
+    return {"phrases": len(ious), "iou_mean": round(float(np.mean(ious)), 5), "iou_worst": round(min(ious), 5)}
+
+
+def host(folders: dict[str, Path], _: argparse.Namespace) -> dict[str, Any]:
+    """Seconds to decide the masks of all phrases, pictures read, one way after the other; a warm-up before."""
+    chosen, seconds = inputs(SCORED), {}
+    sessions = {name: HostSession(folder, "fp16") for name, folder in folders.items()}
+    pictures = len({sample.image for sample in chosen.samples})
+    for session in sessions.values():
+        session.decide(next(iter(chosen)))
+    for name, session in sessions.items():
+        start = time.perf_counter()
+        for sample in chosen:
+            session.decide(sample)
+        seconds[name] = round(time.perf_counter() - start, 1)
+    faster = round(seconds["challenge"] / seconds["app"], 2)
+    return {"phrases": len(chosen), "pictures": pictures, "seconds": seconds, "faster": faster}
+
+
+def memory(folders: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+    """Peak resident memory of scoring so many phrases as hub-infer does, and after the first tenth of them."""
+    few, taken = inputs(None), []
+
+    def repeated() -> Iterator[HubInput]:
+        for number, sample in enumerate(islice(again_and_again(few), options.phrases)):
+            if number == options.phrases // 10:
+                taken.append(peak_mb())
+            yield replace(sample, sample_id=f"{number}-{sample.sample_id}")
+
+    path = folders["app"].parent / "predictions.jsonl"
+    start = time.perf_counter()
+    outputs = masks_on_host(folders["app"], repeated(), "fp16")
+    count = write_predictions(path, (Prediction(each.sample_id, Rle.from_mask(each.pred_mask)) for each in outputs))
+    seconds = round(time.perf_counter() - start)
+    return {"phrases": count, "peak_mb_after_a_tenth": taken[0], "peak_mb": peak_mb(), "seconds": seconds}
+
+
+def again_and_again(samples: GraphInputs) -> Iterator[HubInput]:
+    """Yield the samples without end; each round decodes the pictures anew."""
+    while True:
+        yield from samples
+
+
+def peak_mb() -> int:
+    """The largest resident memory of this process so far, in MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+if __name__ == "__main__":
+    main()
