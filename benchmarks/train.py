@@ -120,7 +120,7 @@ def make_scenes(folder: Path) -> dict[str, Path]:
 
 def measure(loop: str, model: str, config: FinetuneConfig, paths: dict[str, Path]) -> Measured:
     """Train for a few steps and take the medians."""
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(bfloat16=False)
     device = accelerator.device
     torch.manual_seed(0)
     network = XDecoder(BUILDERS[model](MaskAttention("inside", "bilinear"))).to(device).train()

@@ -44,6 +44,16 @@ def micro_vit(mask_attention: MaskAttention) -> XDecoderConfig:
     return replace(micro(mask_attention), backbone=backbone)
 
 
+def micro_phrase(mask_attention: MaskAttention) -> XDecoderConfig:
+    """The micro network with one query, that starts from the phrase, and positions in its maps."""
+    config = micro(mask_attention)
+    return replace(
+        config,
+        pixel_decoder=replace(config.pixel_decoder, maps_carry_positions=True),
+        mask_decoder=replace(config.mask_decoder, object_queries=1, phrase_query=True),
+    )
+
+
 def micro_network(mask_attention: MaskAttention = PAPER_RULE, seed: int = 0) -> XDecoder:
     """A micro network, biases and norms drawn too, in evaluation mode."""
     return drawn(micro(mask_attention), seed)

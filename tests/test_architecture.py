@@ -78,7 +78,15 @@ def test_only_what_a_stage_hands_over_is_known_of_params() -> None:
         ("matplotlib", {"report/charts.py", "report/gallery.py", "experiments/sweep.py"}),
         (
             "pandas",
-            {*TABLES, "commands/recommend.py", "export/onnx_export.py", "files.py", "scoring.py", "training/curve.py"},
+            {
+                *TABLES,
+                "commands/recommend.py",
+                "export/onnx_export.py",
+                "files.py",
+                "quality.py",
+                "scoring.py",
+                "training/curve.py",
+            },
         ),
         ("dvclive", {"training/curve.py"}),
         ("jinja2", {"report/page.py"}),

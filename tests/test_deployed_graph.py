@@ -15,7 +15,7 @@ from promptseg.export.rewrites.features import upsampling_matrix
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import MASK_STRIDE, CanvasRule, XDecoder, masks_to_canvas, tiny
-from tests.networks import drawn, micro, micro_network, random_phrases, random_pictures
+from tests.networks import drawn, micro, micro_network, micro_phrase, random_phrases, random_pictures
 
 RULES = [MaskAttention("inside", "bicubic"), MaskAttention("outside", "bilinear")]
 # Multiples of 32, of 4, of 2 (as 590 is) and of nothing.
@@ -57,6 +57,20 @@ def test_rewritten_equals_plain(rule: MaskAttention, res: int) -> None:
 def test_rewritten_equals_plain_for_a_network_of_another_shape(rule: MaskAttention) -> None:
     pred_mask, plain = compare(tiny_network(rule), 131, seed=3)
     assert 0.02 < plain.float().mean() < 0.98
+    assert ((pred_mask > 0.5) != plain).float().mean() <= MOST_FLIPPED
+
+
+@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize("res", [64, 131])
+def test_rewritten_equals_plain_with_one_query_that_starts_from_the_phrase(res: int, values: bool) -> None:
+    config = micro_phrase(RULES[0])
+    config = replace(config, mask_decoder=replace(config.mask_decoder, values_carry_positions=values))
+    network = drawn(config, 0)
+    unbiased = compare(network, res, seed=res)[1]
+    network.mask_bias.fill_(0.2)
+    pred_mask, plain = compare(network, res, seed=res)
+    assert 0.02 < plain.float().mean() < 0.98
+    assert plain.sum() > unbiased.sum()
     assert ((pred_mask > 0.5) != plain).float().mean() <= MOST_FLIPPED
 
 

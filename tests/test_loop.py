@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import micro_network, random_phrases, random_pictures
+from networks import drawn, micro_network, micro_phrase, random_phrases, random_pictures
 from torch import Tensor
 from torch.nn import functional as F
 from trainings import short_training, splits
@@ -22,6 +22,7 @@ from promptseg.training.loop import Outcome, finetune
 from promptseg.training.losses import LossTerms, assign, batch_terms, pairwise_mask_terms
 from promptseg.training.processes import make_accelerator
 from promptseg.training.snapshots import Snapshots
+from promptseg.training.validation import MASK_BIASES, calibrate_masks, validate
 
 RULE = MaskAttention("inside", "bilinear")
 
@@ -34,7 +35,7 @@ def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 def _train(config: FinetuneConfig, folder: Path) -> tuple[XDecoder, Outcome]:
     network = micro_network(RULE)
     snapshots = Snapshots(folder, config.snapshot_every_s)
-    return network, finetune(network, splits(config), config, snapshots, make_accelerator(), None)
+    return network, finetune(network, splits(config), config, snapshots, make_accelerator(bfloat16=False), None)
 
 
 def _weights(network: XDecoder) -> dict[str, torch.Tensor]:
@@ -294,3 +295,35 @@ def test_cross_entropy_is_over_a_pictures_queries():
         contrast = batch_terms(network, batch, config.loss_weights).contrast.item()
         least = [F.log_softmax(network.similarity(g.query_embedding, phrase), dim=1) for g in outputs]
     assert min(-each.max() for each in least) <= contrast <= max(-each.min() for each in least)
+
+
+def test_frozen_parts_stay_as_they_are_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    before = _weights(micro_network(RULE))
+    network, outcome = _train(short_training(frozen=("backbone", "mask_decoder.norm")), tmp_path)
+    changed = {key for key, value in _weights(network).items() if not torch.equal(value, before[key])}
+    assert outcome.step == 0 or changed
+    assert not any(key.startswith(("backbone.", "mask_decoder.norm.")) for key in changed)
+    with pytest.raises(ValueError, match=r"finetune.frozen: got 'backbon', .*wanted one of backbone, text_encoder"):
+        loop.freeze(network, ["backbon"])
+
+
+def test_an_average_moves_by_its_share_and_is_what_is_kept(tmp_path: Path) -> None:
+    network, averaged = micro_network(RULE), loop._averaged(micro_network(RULE), None)
+    start = averaged.log_temperature.item()
+    network.log_temperature.data.fill_(start + 1)
+    loop._average(averaged, network, 0.75)
+    assert averaged.log_temperature.item() == pytest.approx(start + 0.25)
+    kept = [_weights(_train(short_training(average=share), tmp_path / str(share))[0]) for share in (0.0, 0.9)]
+    resumed = _weights(_train(short_training(average=0.9), tmp_path / "0.9")[0])
+    assert _equal(resumed, kept[1])
+
+
+def test_the_bias_of_masks_is_the_one_that_scores_best() -> None:
+    config = short_training()
+    network, data = drawn(micro_phrase(RULE), 0), splits(config).val
+    device = torch.device("cpu")
+    calibrate_masks(network, data, 64, 6, device)
+    best = validate(network, data, 64, 6, device)
+    for bias in MASK_BIASES:
+        network.mask_bias.fill_(bias)
+        assert validate(network, data, 64, 6, device) <= best + 1e-9

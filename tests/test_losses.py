@@ -8,15 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import PAPER_RULE, drawn, micro_phrase, random_phrases, random_pictures
 from torch import Tensor
 
 from promptseg.params import LossWeights
+from promptseg.training.data import Batch
 from promptseg.training.losses import (
     LossTerms,
     assign,
     matching_cost,
     pairwise_mask_terms,
     pool_regions,
+    query_terms,
     region_contrast,
 )
 
@@ -192,3 +195,35 @@ def test_no_gradient_passes():
     similarity = torch.rand(1, 3, requires_grad=True)
     cost = matching_cost(bce, bce, similarity, torch.tensor([1]), LossWeights(1.0, 1.0, 1.0, 1.0))
     assert not cost.requires_grad
+
+
+def _asked(present: bool) -> Batch:
+    """Two pictures with two phrases each, the left and the right half; of the second phrases half mean nothing."""
+    halves = torch.zeros(2, 2, 16, 16)
+    halves[:, 0, :, :8], halves[:, 1, :, 8:] = 1, float(present)
+    return Batch(random_pictures(2, 64), random_phrases(4), halves.flatten(2), torch.tensor([0, 1, 0, 1]))
+
+
+def test_a_phrase_that_means_nothing_wants_an_empty_mask_and_a_small_presence():
+    network = drawn(micro_phrase(PAPER_RULE), 0)
+    values = {}
+    for bias in (-20.0, 0.0, 20.0):
+        network.presence_bias.data.fill_(bias)
+        values[bias] = query_terms(network, _asked(present=False)).contrast.item()
+    assert values[0.0] < min(values[-20.0], values[20.0]), "half of the phrases mean something"
+    absent, present = query_terms(network, _asked(present=False)), query_terms(network, _asked(present=True))
+    assert all(math.isfinite(value) for value in absent.values().values())
+    assert absent.mask_bce.item() != pytest.approx(present.mask_bce.item())
+
+
+def test_the_terms_of_phrases_teach_masks_and_presence():
+    network, batch = drawn(micro_phrase(PAPER_RULE), 0).train(), _asked(present=False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    before = query_terms(network, batch)
+    for _ in range(60):
+        optimizer.zero_grad()
+        terms = query_terms(network, batch)
+        (terms.mask_bce + terms.mask_dice + terms.contrast + terms.region).backward()
+        optimizer.step()
+    for name, value in terms.values().items():
+        assert value < 0.5 * before.values()[name], name

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from networks import PAPER_RULE, drawn, micro, micro_network, random_phrases, random_pictures
+from networks import PAPER_RULE, drawn, micro, micro_network, micro_phrase, random_phrases, random_pictures
 from published import VARIANTS, published_network, published_numbers
 from torch import Tensor
 from torch.nn import functional as F
@@ -167,12 +167,38 @@ def test_predicted_masks_are_those_of_the_most_similar_queries_by_the_rule_of_th
     )
     with torch.no_grad():
         (output,), phrase = network(pictures, ids)
-        mask_logits, similarity = network.predict(pictures, ids, 96)
+        mask_logits, similarity, presence = network.predict(pictures, ids, 96)
     assert torch.equal(similarity, network.similarity(output.query_embedding, phrase))
     assert mask_logits.shape == (4, 96, 96)
+    assert presence is None
     for row, best in enumerate(similarity.argmax(1).tolist()):
         wanted = masks_to_canvas(output.mask_logits[row, best][None], 70, 96, rule)[0]
         torch.testing.assert_close(mask_logits[row], wanted)
+
+
+def test_one_query_that_starts_from_the_phrase_tells_phrases_apart_before_any_layer_and_says_what_is_there():
+    network, pictures, ids = drawn(micro_phrase(PAPER_RULE), 0), random_pictures(2, 64), random_phrases(4)
+    with torch.no_grad():
+        outputs, _ = network(pictures, ids, every_layer=True)
+        mask_logits, similarity, presence = network.predict(pictures, ids, 96)
+        first = outputs[0].mask_logits[:2]
+        network.presence_bias.fill_(-50.0)
+        unlikely = network.predict(pictures, ids, 96).presence
+    assert not torch.allclose(first[0], first[1], atol=1e-3)
+    assert (mask_logits.shape, similarity.shape, presence.shape) == ((4, 96, 96), (4, 1), (4,))
+    assert ((presence > 0) & (presence < 1)).all()
+    assert (unlikely < 1e-9).all()
+
+
+def test_maps_that_carry_positions_know_left_from_right():
+    """Of a picture of one colour, away from its borders, other maps know nothing."""
+    plain, carrying = (drawn(config, 0) for config in (micro(PAPER_RULE), micro_phrase(PAPER_RULE)))
+    with torch.no_grad():
+        spread = [
+            network.encode(torch.full((1, 3, 512, 512), 99.0))[1][0][..., 5:-5, 5:-5].std((2, 3)).max().item()
+            for network in (plain, carrying)
+        ]
+    assert spread[1] > 3 * spread[0]
 
 
 def test_the_phrase_decides():

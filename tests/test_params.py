@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from promptseg.params import LpcvcConfig, ReferConfig, ShapesConfig, check_res, read_data_config, read_params
+from promptseg.params import (
+    LpcvcConfig,
+    PhotosConfig,
+    ReferConfig,
+    ShapesConfig,
+    check_res,
+    read_data_config,
+    read_params,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -67,7 +75,8 @@ def test_the_projects_own_params_are_read_and_not_converted():
 def test_the_projects_own_data_configs_are_read_and_not_converted(name):
     content = yaml.safe_load((ROOT / "configs" / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
     config = read_data_config(ROOT, name)
-    assert isinstance(config, {"shapes": ShapesConfig, "refer": ReferConfig, "lpcvc": LpcvcConfig}[content["kind"]])
+    kinds = {"shapes": ShapesConfig, "refer": ReferConfig, "lpcvc": LpcvcConfig, "photos": PhotosConfig}
+    assert isinstance(config, kinds[content["kind"]])
     _assert_equal_leaves(config, content)
 
 
@@ -329,7 +338,7 @@ def _data_config(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "dotted", "value", "message"),
     [
-        ("shapes", "kind", "photos", "kind: got 'photos', wanted one of shapes, refer, lpcvc"),
+        ("shapes", "kind", "sketches", "kind: got 'sketches', wanted one of shapes, refer, lpcvc"),
         ("shapes", "kind", ABSENT, "kind: got None, wanted one of"),
         ("shapes", "seed", -1, "seed: got -1, wanted a whole number >= 0"),
         ("shapes", "val_scenes", 0, "val_scenes: got 0, wanted a whole number >= 1"),
@@ -372,7 +381,7 @@ def test_a_bad_data_config_is_refused_by_file_and_name(tmp_path, name, dotted, v
 
 @pytest.mark.parametrize("name", ["coco", "../data/shapes", "", "shapes.yaml"])
 def test_an_unknown_data_set_is_refused_with_those_there_are(name):
-    with pytest.raises(ValueError, match=r"data: got .*wanted one of lpcvc, refcoco, .*, shapes, shapes_large"):
+    with pytest.raises(ValueError, match=r"data: got .*wanted one of lpcvc, photos, refcoco, .*, shapes, shapes_large"):
         read_data_config(ROOT, name)
 
 

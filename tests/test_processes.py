@@ -35,7 +35,9 @@ def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _train(config: FinetuneConfig, folder: Path) -> Outcome:
-    return finetune(micro_network(RULE), splits(config), config, Snapshots(folder, 1e9), make_accelerator(), None)
+    return finetune(
+        micro_network(RULE), splits(config), config, Snapshots(folder, 1e9), make_accelerator(bfloat16=False), None
+    )
 
 
 def _assert_same_curve(one: Outcome, curve: list[dict[str, float | None]]) -> None:
@@ -172,7 +174,7 @@ folder = Path(sys.argv[1])
 paths = {name: Path(path) for name, path in json.loads(sys.argv[2]).items()}
 opened = {**paths, "cache_bytes": 10**8, "canvas_rule": "crop"}
 open_split = lambda split, sizes: GroundingData(**opened, split=split, sizes=sizes)
-accelerator = make_accelerator()
+accelerator = make_accelerator(bfloat16=False)
 assert accelerator.num_processes == 2
 small = [CONFIG.val_res]
 own = folder / str(accelerator.process_index)  # as on two machines without a common disk

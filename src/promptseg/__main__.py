@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "predict": "find what phrases speak of in your own pictures",
     "doctor": "say what this machine can do, and what to install for more",
+    "quality": "score weights on photographs, by names, objects and saying no",
     "report": "copy the report, with the git commit in it, to hand on",
     "grid": "queue an experiment for each combination of values",
     "recommend": "show the experiments that none beats, and the one to take",

@@ -74,7 +74,7 @@ def score(samples: Sequence[Sample], pictures: Sequence[Picture], predictions: M
     scored = pd.DataFrame(_score_rows(chosen, objects_of, predictions)).set_index("sample_id", drop=False)
     rows = scored.loc[[sample.sample_id for sample in chosen]].reset_index(drop=True)
     splits = {sample.split for sample in chosen}
-    left_out = sum(sample.split in splits for sample in samples) - len(chosen)
+    left_out = sum(sample.split in splits and sample.means_something for sample in samples) - len(chosen)
     groups = _group(rows)
     return Scores(_summary(rows, groups, left_out, seed), groups, rows)
 

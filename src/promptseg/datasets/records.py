@@ -41,6 +41,11 @@ class Rle:
         return cls(mask.shape[0], mask.shape[1], encoded["counts"].decode("ascii"))
 
     @classmethod
+    def empty(cls, height: int, width: int) -> "Rle":
+        """Return the mask of nothing."""
+        return cls.from_mask(np.zeros((height, width), bool))
+
+    @classmethod
     def united(cls, masks: Sequence["Rle"]) -> "Rle":
         """Return what lies in any of `masks`, at least one and all of one size, without decoding."""
         if len({(mask.height, mask.width) for mask in masks}) != 1:
@@ -79,7 +84,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, one phrase, one mask (at the picture's size, after EXIF orientation)."""
+    """One picture, one phrase, one mask (at the picture's size, after EXIF orientation).
+
+    The mask is empty where the picture shows nothing that the phrase means.
+    """
 
     sample_id: str
     split: Split
@@ -89,6 +97,11 @@ class Sample:
     phrase: str
     phrase_kind: PhraseKind
     mask: Rle
+
+    @property
+    def means_something(self) -> bool:
+        """Whether the picture shows anything of what the phrase means."""
+        return self.mask.area > 0
 
 
 def write_records(path: Path, records: Iterable[Picture] | Iterable[Sample]) -> int:

@@ -164,7 +164,8 @@ class DeployedXDecoder(DeployedNetwork):
         finest, *maps = features
         kernel, cosine = self.decoder(maps, phrase)
         similarity = cosine / phrase.norm(dim=-1) * self.network.log_temperature.exp()
-        return self.best_mask(kernel, finest), similarity
+        mask, bias = self.best_mask(kernel, finest), self.network.mask_bias
+        return mask if bias is None else mask + bias, similarity
 
 
 class DeployedClipSeg(DeployedNetwork):

@@ -170,13 +170,14 @@ def _spread(rows: Sequence[int], count: int, part: int = 0, parts: int = 1) -> l
 class GraphInputs:
     """The inputs of a split's samples, or of `limit` of them spread evenly over it; iterating decodes, nothing is held.
 
-    Raises ValueError when there is no such sample, or tokens and samples do not belong together.
+    Phrases of what a picture does not show are left out: the graph's border has no way to say so. Raises ValueError
+    when there is no such sample, or tokens and samples do not belong together.
     """
 
     def __init__(self, images: Path, samples: Path, tokens: Path, split: Split, limit: int | None) -> None:
         everything = read_samples(samples)
         self._tokens = read_tokens(tokens, len(everything))
-        rows = [row for row, sample in enumerate(everything) if sample.split == split]
+        rows = [row for row, sample in enumerate(everything) if sample.split == split and sample.means_something]
         if not rows:
             raise ValueError(f"{samples}: has no sample of the split {split!r}; choose another one for hub.split")
         count = len(rows) if limit is None else min(limit, len(rows))

@@ -89,7 +89,11 @@ class CheckpointRunner:
         self._network, provenance = load_checkpoint(weights)
         self._res = res or int(provenance.params.get("val_res", CANVAS))
         self.name = f"{weights} at {self._res} px"
-        self.why_no_score = "these weights have not learnt to say whether a thing is there at all"
+        self.why_no_score = (
+            ""
+            if self._network.says_presence
+            else "these weights have not learnt to say whether a thing is there at all"
+        )
 
     def answer(self, picture: NDArray[np.uint8], tokens: NDArray[np.int32]) -> list[Answer]:
         """See `Runner`; the picture is encoded once."""
@@ -99,10 +103,12 @@ class CheckpointRunner:
 
         canvas = torch.from_numpy(picture_to_canvas(picture)[None].astype(np.float32))
         with torch.inference_mode():
-            logits = self._network.predict(
+            logits, _, presence = self._network.predict(
                 resize_canvas(canvas, self._res), torch.from_numpy(tokens[:, 0]), CANVAS
-            ).mask_logits
+            )
             if not logits.isfinite().all():
                 raise ValueError(f"{self.name}: got masks that are no numbers, wanted finite ones; name other weights")
             masks = (logits > 0).numpy()
-        return [Answer(mask_from_canvas(mask, *picture.shape[:2]), None) for mask in masks]
+        scores = [None] * len(masks) if presence is None else presence.tolist()
+        size = picture.shape[:2]
+        return [Answer(mask_from_canvas(mask, *size), score) for mask, score in zip(masks, scores, strict=True)]

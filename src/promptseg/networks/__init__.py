@@ -24,6 +24,7 @@ from promptseg.networks.xdecoder.model import (
     mobile,
     nano,
     on_timm,
+    photo,
     vit_b,
 )
 
@@ -46,6 +47,7 @@ FAMILIES: dict[str, Family] = {
 BUILDERS: dict[str, Callable[[MaskAttention], Any]] = {
     "nano": nano,
     "mobile": mobile,
+    "photo": photo,
     "focal_t": focal_t,
     "vit_b": vit_b,
     "clipseg": lambda _: rd64_refined(),

@@ -13,11 +13,13 @@ class Prediction(NamedTuple):
     """What a network answers to B phrases.
 
     mask_logits: float32 [B, canvas, canvas], above 0 inside. similarity: float32 [B, Q], of each phrase to each query;
-    the mask is that of the query with the largest; None of a network that makes one mask for a phrase.
+    the mask is that of the query with the largest; None of a network that makes one mask for a phrase. presence:
+    float32 [B], 0..1, how likely the picture shows what the phrase means at all; None where it has not learnt to say.
     """
 
     mask_logits: Tensor
     similarity: Tensor | None
+    presence: Tensor | None = None
 
 
 class Network(nn.Module, ABC):
@@ -40,6 +42,11 @@ class Network(nn.Module, ABC):
     def rules(self) -> dict[str, str]:
         """What else of the function a graph's record tells, for people: `attends` and `mask_resize`."""
         return {"attends": "none", "mask_resize": "none"}
+
+    @property
+    def says_presence(self) -> bool:
+        """Whether predictions have a `presence`."""
+        return False
 
     @property
     def most_phrases(self) -> int | None:

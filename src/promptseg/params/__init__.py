@@ -22,6 +22,7 @@ from promptseg.params.datasets import (
     DataConfig,
     FolderConfig,
     LpcvcConfig,
+    PhotosConfig,
     ReferConfig,
     ShapesConfig,
     SinglePictures,
@@ -53,6 +54,7 @@ __all__ = [
     "LpcvcConfig",
     "LrScale",
     "Params",
+    "PhotosConfig",
     "ReferConfig",
     "ScoreConfig",
     "ShapesConfig",
@@ -138,6 +140,7 @@ def data_config_of(content: object, origin: str) -> DataConfig:
         "refer": ReferConfig,
         "lpcvc": LpcvcConfig,
         "folder": FolderConfig,
+        "photos": PhotosConfig,
     }
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in kinds:

@@ -134,4 +134,28 @@ class FolderConfig:
     test_share: Annotated[ShareOrNone, AfterValidator(_some_for_train)]
 
 
-DataConfig = ShapesConfig | ReferConfig | LpcvcConfig | FolderConfig
+@dataclass(frozen=True, config=STRICT)
+class PhotosConfig:
+    """Photographs with masks and names, and the phrases made from them.
+
+    Where no mirror holds them all, those of COCO are fetched one by one, `single_train` and `single_val`, with the
+    tables in the archive `annotations`.
+
+    `clothes_pictures` limits those of Clothing Co-Parsing that are trained on, `composites` is how many pictures are
+    made by pasting objects into others, `variants` how many wordings of a meaning are trained on, and `absent` how many
+    names that a picture does not show. val and test ask for objects of `least_area`, a share of the picture, or more.
+    """
+
+    kind: Literal["photos"]
+    seed: Whole
+    clothes_pictures: Whole
+    composites: Whole
+    variants: Count
+    absent: Whole
+    least_area: Annotated[float, Field(ge=0, lt=1)]
+    single_train: SinglePictures
+    single_val: SinglePictures
+    annotations: Source
+
+
+DataConfig = ShapesConfig | ReferConfig | LpcvcConfig | FolderConfig | PhotosConfig

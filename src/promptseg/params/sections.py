@@ -15,8 +15,9 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 # A range is said in words by promptseg.params; `description` stands in for it where there is more to say.
 RES_WANTED = f"a whole number of pixels from {RES_MIN} to {RES_MAX}, the canvas"
 Res = Annotated[int, Field(ge=RES_MIN, le=RES_MAX, description=RES_WANTED)]
-MODEL_WANTED = "nano, mobile, focal_t, vit_b, clipseg, or timm/ and a backbone's name, such as timm/resnet18"
-Model = Annotated[str, Field(pattern=r"^(nano|mobile|focal_t|vit_b|clipseg|timm/[\w.]+)$", description=MODEL_WANTED)]
+MODEL_WANTED = "nano, mobile, photo, focal_t, vit_b, clipseg, or timm/ and a backbone's name, such as timm/resnet18"
+MODEL_NAMES = r"^(nano|mobile|photo|focal_t|vit_b|clipseg|timm/[\w.]+)$"
+Model = Annotated[str, Field(pattern=MODEL_NAMES, description=MODEL_WANTED)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to below 2**63")]
@@ -84,6 +85,7 @@ class FinetuneConfig:
     learning_rate: Positive
     muon_learning_rate: Positive | None
     lr_scale: LrScale
+    frozen: tuple[str, ...]
     lr_milestones: Milestones
     weight_decay: NotNegative
     warmup_steps: Whole
@@ -96,6 +98,11 @@ class FinetuneConfig:
     patience: Count | None
     flip: bool
     zoom: ZoomRange
+    crop: ZoomRange | None
+    colour: Annotated[float, Field(ge=0, lt=1)]
+    absent_share: Annotated[float, Field(ge=0, lt=1)]
+    average: Annotated[float, Field(ge=0, lt=1)]
+    bfloat16: bool
     snapshot_every_s: NotNegative
     cache_gib: NotNegative
     processes: Count

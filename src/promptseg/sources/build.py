@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from promptseg.params import DataConfig, FolderConfig, LpcvcConfig, ReferConfig, ShapesConfig
+from promptseg.params import DataConfig, FolderConfig, LpcvcConfig, PhotosConfig, ReferConfig, ShapesConfig
 from promptseg.sources.checks import SHOWN, Mistakes, refusal
 from promptseg.sources.folder import check_watch, open_folder
 from promptseg.sources.lpcvc import open_lpcvc
 from promptseg.sources.mirrors import Mirror, check_watched
+from promptseg.sources.photos import open_photos
 from promptseg.sources.refcoco import open_refcoco
 from promptseg.sources.repack import Annotated, Entry, PictureStore, Rules, assemble, write_dataset
 from promptseg.sources.shapes import build_shapes
@@ -31,7 +32,9 @@ class Contents:
 
 
 @contextmanager
-def open_contents(config: FolderConfig | LpcvcConfig | ReferConfig, mirror: Mirror, cache: Path) -> Iterator[Contents]:
+def open_contents(
+    config: FolderConfig | LpcvcConfig | PhotosConfig | ReferConfig, mirror: Mirror, cache: Path
+) -> Iterator[Contents]:
     """Read everything that a configuration names to the end, every picture decoded; all mistakes are in the result.
 
     `mirror` replaces the addresses of downloaded data sets, and `cache` keeps what is fetched. Raises ValueError when
@@ -71,10 +74,12 @@ def build_dataset(
 
 
 def _opened(
-    config: FolderConfig | LpcvcConfig | ReferConfig, mirror: Mirror, cache: Path, mistakes: Mistakes
+    config: FolderConfig | LpcvcConfig | PhotosConfig | ReferConfig, mirror: Mirror, cache: Path, mistakes: Mistakes
 ) -> AbstractContextManager[tuple[list[Annotated], PictureStore, Rules]]:
     if isinstance(config, FolderConfig):
         return open_folder(config, mistakes)
     if isinstance(config, LpcvcConfig):
         return open_lpcvc(config, mirror, cache, mistakes)
+    if isinstance(config, PhotosConfig):
+        return open_photos(config, mirror, cache, mistakes)
     return open_refcoco(config, mirror, cache, mistakes)

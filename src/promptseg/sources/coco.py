@@ -45,6 +45,7 @@ class CocoAnnotation:
     class_id: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     phrases: Any = None
+    crowd: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def _annotation(annotation_id: int, record: dict[str, Any]) -> CocoAnnotation:
         raise ValueError("got 'phrase' and 'phrases', wanted one of them")
     phrases = record.get("phrases", record.get("phrase"))
     image_id = _of(record, "image_id")
-    return CocoAnnotation(annotation_id, image_id, record.get("segmentation"), class_id, attributes, phrases)
+    crowd = record.get("iscrowd", 0) == 1
+    return CocoAnnotation(annotation_id, image_id, record.get("segmentation"), class_id, attributes, phrases, crowd)
 
 
 def _class(_: int, record: dict[str, Any]) -> str:

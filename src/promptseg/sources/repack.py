@@ -85,7 +85,8 @@ class Phrases:
     """What is said of objects that make one mask together, each phrase with its sample's id.
 
     `where` is the place that messages name. `kind` None sorts each phrase by its words. Phrases of nothing, their mask
-    being empty, are a mistake, or left out where `may_be_empty`.
+    being empty, are a mistake, or left out where `may_be_empty`; those of what a picture is known not to show are
+    `absent`: no keys, and samples with an empty mask.
     """
 
     where: str
@@ -93,6 +94,7 @@ class Phrases:
     worded: tuple[tuple[str, str], ...]
     kind: PhraseKind | None = None
     may_be_empty: bool = False
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -291,10 +293,10 @@ def _entry(
     for said in _meaning_one(one, rules, mistakes):
         if not all(key in masks for key in said.keys):
             continue  # its mistake is noted
-        mask = Rle.united([masks[key] for key in said.keys])
-        if not mask.area and not said.may_be_empty:
+        mask = Rle.united([masks[key] for key in said.keys]) if said.keys else Rle.empty(height, width)
+        if not mask.area and not said.may_be_empty and not said.absent:
             mistakes.add(said.where, "mask: got one that covers no pixel, wanted at least one; leave it out")
-        elif mask.area:
+        elif mask.area or said.absent:
             samples += [
                 Sample(sample_id, split, image, height, width, phrase, said.kind or phrase_kind(phrase), mask)
                 for sample_id, phrase in said.worded

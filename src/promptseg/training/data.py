@@ -23,6 +23,7 @@ from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer, read_tokens
 from promptseg.networks.network import CanvasRule
 from promptseg.networks.xdecoder.model import MASK_STRIDE, resize_canvas
 from promptseg.params import FinetuneConfig
+from promptseg.training.crops import UNKNOWN, Asked, choose, picture_of, targets_of, unknown_words
 from promptseg.training.sampling import LEAST_SHOWN, WHOLE, View, draw, swap_sides
 
 
@@ -122,6 +123,33 @@ class GroundingData:
             torch.tensor([group.index(mask) for group in masks for mask in group]),
         )
 
+    def cropped(
+        self, pictures: Sequence[int], seeds: Sequence[Sequence[int]], res: int, config: FinetuneConfig
+    ) -> Batch:
+        """Make a batch of random crops of pictures (indices into `images`), each decided by its seed."""
+        shown, targets, token_ids = [], [], []
+        for picture, seed in zip(pictures, seeds, strict=True):
+            rng = np.random.default_rng(seed)
+            samples = self.samples_of[picture]
+            asked = choose(rng, [self.samples[index] for index in samples], res, config)
+            image = self.images[picture]
+            shown.append(
+                picture_of(rng, read_picture(self._archives.read(image), image), asked.crop, res, config.colour)
+            )
+            targets.append(targets_of(asked, res))
+            token_ids += self._asked_ids(rng, asked, samples)
+        own = torch.arange(config.phrases_per_picture).repeat(len(pictures))
+        return Batch(torch.stack(shown), torch.from_numpy(_trimmed(np.stack(token_ids))), torch.stack(targets), own)
+
+    def _asked_ids(self, rng: np.random.Generator, asked: Asked, samples: Sequence[int]) -> list[NDArray[np.int32]]:
+        ids = self._mirrored_ids if asked.crop.mirrored else self.token_ids
+        return [
+            unknown_words(rng, ids[samples[at]], END_OF_TEXT)
+            if mask is None and rng.random() < UNKNOWN
+            else ids[samples[at]]
+            for at, mask in zip(asked.samples, asked.masks, strict=True)
+        ]
+
     def picture(self, index: int, res: int, view: View = WHOLE) -> Tensor:
         """Uint8 [3, res, res]: the canvas resized as the network does it, rounded; one of the sizes given at first."""
         image = self.images[index]
@@ -217,6 +245,10 @@ class Steps(Dataset[list[Batch]]):
         for micro in range(self._config.accumulate):
             start = (micro * self._processes + self._index) * size
             part = slice(start, start + size)
+            if self._config.crop is not None:
+                seeds = [[self._config.seed, 4, step, place] for place in range(len(drawn.pictures))[part]]
+                parts.append(self._data.cropped(drawn.pictures[part], seeds, drawn.res, self._config))
+                continue
             parts.append(self._data.batch(drawn.pictures[part], drawn.samples[part], drawn.views[part], drawn.res))
         return parts
 

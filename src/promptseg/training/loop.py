@@ -1,6 +1,7 @@
 """The training loop: one page, top to bottom."""
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from promptseg.networks import build
 from promptseg.networks.network import Network
 from promptseg.params import FinetuneConfig
 from promptseg.training.curve import TERMS, LiveCurve, Row
@@ -20,7 +22,7 @@ from promptseg.training.optimizers import make_optimizers, set_learning_rates
 from promptseg.training.processes import average, from_first, prepare_network
 from promptseg.training.sampling import lr_factor
 from promptseg.training.snapshots import Snapshots
-from promptseg.training.validation import validate
+from promptseg.training.validation import calibrate_masks, validate
 
 READ_EVERY = {"cuda": 16, "cpu": 1}  # steps after which losses are read: a GPU must be waited for
 
@@ -61,6 +63,9 @@ def finetune(
     """
     torch.manual_seed(config.seed)
     network.to(accelerator.device).train()
+    if config.bfloat16:
+        network.to(memory_format=torch.channels_last)  # a processor's bfloat16 convolutions are made for it
+    freeze(network, config.frozen)
     prepare_network(network, config.compile, config.checkpoint_activations)
     objective = accelerator.prepare_model(Objective(network, config.loss_weights))  # DDP; on a GPU, under autocast
     optimizers = make_optimizers(network, config)
@@ -68,6 +73,8 @@ def finetune(
     network.load_state_dict(state.pop("network"))
     for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=False):  # a first state holds none
         optimizer.load_state_dict(saved)
+
+    averaged = _averaged(network, state.pop("average", None)) if config.average else network
 
     steps = Steps(splits.train, config, accelerator.num_processes, accelerator.process_index)
     todo = range(state["step"], config.steps)
@@ -81,6 +88,8 @@ def finetune(
         nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
+        if averaged is not network:
+            _average(averaged, network, min(config.average, (1 + step) / (10 + step)))
 
         last = step + 1 == config.steps
         validating = last or (step + 1) % config.val_every == 0
@@ -89,18 +98,20 @@ def finetune(
         state["curve"] += _read(unread, step, config)
         unread = []
         if validating:
-            last |= _score(network, splits, step + 1, state, config, accelerator.device)
+            last |= _score(averaged, splits, step + 1, state, config, accelerator.device)
         curve.update(state["curve"])
         bar.set_postfix(loss=f"{state['curve'][-1]['loss']:.3f}", best_val_miou=f"{state['best_miou']:.3f}")
         if last or snapshots.due():
             state["step"] = config.steps if last else step + 1
             optimized = [optimizer.state_dict() for optimizer in optimizers]
-            snapshots.save({**state, "network": network.state_dict(), "optimizers": optimized})
+            average = {"average": averaged.state_dict()} if averaged is not network else {}
+            snapshots.save({**state, **average, "network": network.state_dict(), "optimizers": optimized})
         if last:  # of all steps, or of patience
             break
 
     curve.close()
     network.load_state_dict(state["best"])
+    calibrate_masks(network, splits.val, config.val_res, config.val_phrases, accelerator.device)
     return Outcome(state["best_step"], state["best_miou"], state["curve"])
 
 
@@ -115,6 +126,35 @@ def _forward_backward(
             accelerator.backward(terms.weighted(config.loss_weights) / len(parts))
         values.append(torch.stack([getattr(terms, name) for name in TERMS]).detach())
     return torch.stack(values).mean(0)
+
+
+def freeze(network: Network, frozen: Sequence[str]) -> None:
+    """Keep the weights as they are whose names, or the modules' that hold them, are in `frozen`.
+
+    Raises ValueError for a name that the network does not have.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for part in frozen:
+        chosen = [name for name in names if name == part or name.startswith(f"{part}.")]
+        if not chosen:
+            tops = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise ValueError(f"finetune.frozen: got {part!r}, which no weight's name begins with; wanted one of {tops}")
+        for name in chosen:
+            network.get_parameter(name).requires_grad_(False)
+
+
+def _averaged(network: Network, state: dict[str, Tensor] | None) -> Network:
+    """A copy of the network that holds the average of its weights so far: `state`, or at first the weights."""
+    averaged = build(network.config).to(next(network.parameters()).device).requires_grad_(False)
+    averaged.load_state_dict(network.state_dict() if state is None else state)
+    return averaged
+
+
+@torch.no_grad()
+def _average(averaged: Network, network: Network, keep: float) -> None:
+    """Move the average towards the weights, of which it then holds 1 - `keep` (Polyak and Juditsky, 1992)."""
+    for mean, value in zip(averaged.parameters(), network.parameters(), strict=True):
+        mean.lerp_(value, 1 - keep)
 
 
 def _read(unread: list[Tensor], step: int, config: FinetuneConfig) -> list[Row]:

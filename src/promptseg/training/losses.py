@@ -28,6 +28,9 @@ from promptseg.params import LossWeights
 from promptseg.training.data import Batch
 from promptseg.training.processes import gathered, mean_over_all, process_index
 
+SHARED = 0.1  # of a mask, above which another may be said of it, too
+ABSENT_WEIGHT = 0.3  # of a phrase that means nothing, in the cross-entropy of its mask, which is empty
+
 
 @dataclass(frozen=True)
 class LossTerms:
@@ -71,6 +74,8 @@ def batch_terms(network: XDecoder, batch: Batch, weights: LossWeights) -> LossTe
     `weights` are those of the matching. In one of several processes the terms are that process's part of the mean over
     all of them (see `mean_over_all`).
     """
+    if network.config.mask_decoder.phrase_query:
+        return query_terms(network, batch)
     mask_features, pyramid = network.encode(batch.pictures)
     phrase = network.text_encoder(batch.token_ids)
     outputs = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
@@ -96,6 +101,52 @@ def phrase_terms(network: ClipSeg, batch: Batch, _: LossWeights) -> LossTerms:
     bce, dice = (term.flatten() for term in pairwise_mask_terms(logits.flatten(1)[:, None], targets.flatten(2)))
     count, none = torch.ones_like(bce), bce.new_zeros(())
     return LossTerms(mean_over_all(bce, count), mean_over_all(dice, count), none, none)
+
+
+def query_terms(network: XDecoder, batch: Batch) -> LossTerms:
+    """Terms where the one query starts from the phrase: nothing is matched, and a phrase may mean nothing.
+
+    Masks of phrases that mean nothing count ABSENT_WEIGHT in `mask_bce`, and not in `mask_dice`. `contrast` tells
+    phrases that mean something from those that do not, by the similarity. `region` tells the phrase of the features
+    under a mask from the picture's other phrases, those that mean nothing included.
+    """
+    mask_features, pyramid = network.encode(batch.pictures)
+    phrase = network.text_encoder(batch.token_ids)
+    outputs = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
+    rows = torch.arange(len(phrase), device=phrase.device)
+    by_picture = batch.targets[rows // batch.phrases_per_picture, batch.own].unflatten(
+        0, (-1, batch.phrases_per_picture)
+    )  # (P, K, N)
+    targets = by_picture.flatten(0, 1)
+    present = (targets.sum(1) > 0).to(targets.dtype)
+    counted = present + ABSENT_WEIGHT * (1 - present)
+    layers = []
+    for output in outputs:
+        logits = output.mask_logits[:, 0].flatten(1).float()
+        bce = (F.softplus(logits) - logits * targets).mean(1)
+        probability = logits.sigmoid()
+        dice = 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)
+        likely = network.similarity(output.query_embedding, phrase).amax(1) + network.presence_bias
+        contrast = F.binary_cross_entropy_with_logits(likely, present, reduction="none")
+        weighted = ((bce, counted), (dice, present), (contrast, torch.ones_like(present)))
+        layers.append(torch.stack([mean_over_all(*each) for each in weighted]))
+    bce, dice, contrast = torch.stack(layers).mean(0)
+    elsewhere = _elsewhere(by_picture)
+    masks = by_picture.unflatten(2, mask_features.shape[2:])
+    regions = [network.describe(pool_regions(features.float(), masks)).flatten(0, 1) for features in pyramid]
+    others = phrase.view(len(masks), -1, phrase.shape[1]).repeat_interleave(batch.phrases_per_picture, dim=0)
+    own = rows % batch.phrases_per_picture
+    region = [
+        F.cross_entropy(network.similarity(others, each).masked_fill(~elsewhere, -torch.inf), own, reduction="none")
+        for each in regions
+    ]
+    return LossTerms(bce, dice, contrast, torch.stack([mean_over_all(each, present) for each in region]).mean())
+
+
+def _elsewhere(masks: Tensor) -> Tensor:
+    """Masks (P, K, N) -> bool (P * K, K): which phrases cannot be said of a mask, and its own."""
+    shared = masks @ masks.transpose(1, 2) > SHARED * masks.sum(2, keepdim=True)
+    return (~shared | torch.eye(masks.shape[1], dtype=torch.bool, device=masks.device)).flatten(0, 1)
 
 
 def _matched_terms(

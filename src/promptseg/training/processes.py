@@ -25,10 +25,13 @@ from promptseg.networks.network import Network
 LAUNCHER = "PROMPTSEG_LAUNCHER"  # an environment variable: which machines train is no setting of the experiment
 
 
-def make_accelerator() -> Accelerator:
-    """CUDA in bfloat16 where there is a GPU (one for each process that was launched), else the processor in float32."""
+def make_accelerator(bfloat16: bool) -> Accelerator:
+    """CUDA in bfloat16 where there is a GPU (one for each process that was launched), else the processor.
+
+    That computes in float32, or in `bfloat16`.
+    """
     on_gpu = torch.cuda.is_available()
-    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
+    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu or bfloat16 else "no")
 
 
 def prepare_network(network: Network, compiled: bool, checkpoint_activations: bool) -> None:

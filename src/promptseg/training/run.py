@@ -51,7 +51,7 @@ def run_finetune(
 
     Raises ValueError for whatever params.yaml asks for that cannot be had, a GPU's memory included.
     """
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(config.bfloat16)
     writes = accelerator.is_main_process
     start = starting_point(model, config, cache / "init")
     if config.steps == 0:

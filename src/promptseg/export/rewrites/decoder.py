@@ -43,6 +43,7 @@ class MatrixDecoder(nn.Module):
         self.decoder = decoder
         self.level_features = level_features
         self.inside = decoder.rule.attends == "inside"
+        self.alone = len(decoder.query_content) == 1
         count, dim = decoder.query_content.shape
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self.layers = nn.ModuleList(layers)
@@ -60,24 +61,26 @@ class MatrixDecoder(nn.Module):
 
         finest: what `level_features` takes: mask features (1, M, h, w), or the map (1, C, h, w) that they come from.
         pyramid: LEVELS maps (1, C, ., .), coarsest first. Returns the levels' keys, their values where those are others
-        than the keys, and their mask features (N, M).
+        than the keys, and, where queries are several, their mask features (N, M): one query attends everywhere.
         """
         keys = [_pixels(x + getattr(self, f"positions{level}")) for level, x in enumerate(pyramid)]
         values = [] if self.decoder.values_carry_positions else [_pixels(x) for x in pyramid]
-        return [*keys, *values, *(_pixels(x) for x in self.level_features(finest))]
+        masks = [] if self.alone else [_pixels(x) for x in self.level_features(finest)]
+        return [*keys, *values, *masks]
 
     def forward(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
         """Answer one phrase: `picture_features`, embedding (1, C) -> see `best_kernel`."""
         decoder = self.decoder
-        keys, values, masks = features[:LEVELS], features[-2 * LEVELS : -LEVELS], features[-LEVELS:]
-        queries, text = decoder.query_content, phrase
+        keys, masks = features[:LEVELS], [] if self.alone else features[-LEVELS:]
+        values = features[: len(features) - len(masks)][-LEVELS:]
+        queries, text = decoder.first_queries(phrase)[0], phrase
         count = len(queries)
         positions = torch.cat((decoder.query_position, text))
         state = decoder.norm(queries)
         layers = cast(Iterable[DecoderLayer], self.layers)
         for index, (cross_attend, layer) in enumerate(zip(self.cross_attentions, layers, strict=True)):
             level = index % LEVELS
-            blocked = self._blocked(decoder.mask_embedding(state) @ masks[level].T)
+            blocked = self._blocked(decoder.mask_embedding(state) @ masks[level].T) if masks else None
             queries = cross_attend(queries, decoder.query_position, keys[level], values[level], blocked)
             queries, text = layer.self_attend(torch.cat((queries, text))[None], positions[None])[0].split((count, 1))
             state = decoder.norm(queries)
@@ -118,16 +121,20 @@ class FoldedCrossAttention(nn.Module):
         spread[:, 0] = 0  # the first query attends everywhere
         self.register_buffer("spread", spread, persistent=False)
 
-    def forward(self, queries: Tensor, positions: Tensor, keys: Tensor, values: Tensor, blocked: Tensor) -> Tensor:
+    def forward(
+        self, queries: Tensor, positions: Tensor, keys: Tensor, values: Tensor, blocked: Tensor | None
+    ) -> Tensor:
         """Update the queries by what they attend to.
 
         queries, positions: (Q, C). keys, values: pixels (N, C), without the level's embedding. blocked: (Q, N), 1 where
-        a query may not attend, else 0. Returns the updated queries (Q, C).
+        a query may not attend, else 0; None where all may attend everywhere. Returns the updated queries (Q, C).
         """
         count, dim = queries.shape
         q = self.query(queries + positions).view(count, self.heads, -1).transpose(0, 1)  # (heads, Q, C / heads)
         # A product repeats the bias for each head: adding one that broadcasts costs more than the attention itself.
-        scores = (q @ self.key).reshape(-1, dim) @ keys.T + self.spread @ blocked  # (heads * Q, N)
+        scores = (q @ self.key).reshape(-1, dim) @ keys.T  # (heads * Q, N)
+        if blocked is not None:
+            scores = scores + self.spread @ blocked
         attended = (scores.softmax(-1) @ values).view(self.heads, count, dim) @ self.value
         return self.norm(queries + self.out(attended.transpose(0, 1).reshape(count, dim)))
 
@@ -138,7 +145,7 @@ def best_kernel(decoder: MaskDecoder, state: Tensor, phrase: Tensor) -> tuple[Te
     The latter (1, Q) are the cosine of each query with the phrase, times the length of the phrase's embedding.
     """
     likeness = (F.normalize(state @ decoder.class_projection, dim=-1) @ phrase.T).flatten()
-    best = state.index_select(0, likeness.argmax(0, keepdim=True))
+    best = state if len(state) == 1 else state.index_select(0, likeness.argmax(0, keepdim=True))
     return decoder.mask_embedding(best), likeness[None]
 
 

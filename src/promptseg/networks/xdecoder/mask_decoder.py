@@ -47,6 +47,8 @@ class MaskDecoderConfig:
 
     values_carry_positions: whether position encodings are added to the values of cross-attention, too, and not only to
     its keys, as in the published decoder; `nano`, with few queries, learns relations sooner with both.
+    phrase_query: whether the queries start from the phrase, and not from what they learnt alone. With one such query
+    nothing has to be chosen: it is the answer, and few pictures teach it much sooner.
     """
 
     dim: int
@@ -57,6 +59,7 @@ class MaskDecoderConfig:
     object_queries: int
     values_carry_positions: bool
     mask_attention: MaskAttention
+    phrase_query: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class MaskDecoder(nn.Module):
         self.values_carry_positions = config.values_carry_positions
         self.query_content = nn.Parameter(torch.randn(config.object_queries, dim))
         self.query_position = nn.Parameter(torch.randn(config.object_queries, dim))
+        self.phrase_query = nn.Linear(dim, dim) if config.phrase_query else None
         self.level_embedding = nn.Parameter(torch.randn(LEVELS, dim))
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
@@ -150,17 +154,28 @@ class MaskDecoder(nn.Module):
     def forward_layers(self, mask_features: Tensor, pyramid: list[Tensor], phrase: Tensor) -> list[Tensor]:
         """Inputs as in `forward` -> the normed queries (B, Q, C) before the first layer and after each one."""
         keys, values = zip(*(self._keys_and_values(x, level) for level, x in enumerate(pyramid)), strict=True)
-        level_features = [self._resize_features(mask_features.detach(), x.shape[-2:]) for x in pyramid]
+        alone = len(self.query_content) == 1  # the first query attends everywhere
+        sizes = [] if alone else [x.shape[-2:] for x in pyramid]
+        level_features = [self._resize_features(mask_features.detach(), size) for size in sizes]
         text = phrase.unsqueeze(1)
-        x = torch.cat((self.query_content.expand(len(phrase), -1, -1), text), dim=1)
+        x = torch.cat((self.first_queries(phrase), text), dim=1)
         positions = torch.cat((self.query_position.expand(len(phrase), -1, -1), text), dim=1)
         states = [self.norm(x[:, :-1])]
         for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             level = index % LEVELS
-            bias = self._attention_bias(states[-1], level_features[level].flatten(2))
+            bias = (
+                x.new_zeros(len(x), 1, 1)
+                if alone
+                else self._attention_bias(states[-1], level_features[level].flatten(2))
+            )
             x = layer(x, positions, keys[level], values[level], bias)
             states.append(self.norm(x[:, :-1]))
         return states
+
+    def first_queries(self, phrase: Tensor) -> Tensor:
+        """Phrase embeddings (B, C) -> the queries before the first layer (B, Q, C)."""
+        queries = self.query_content.expand(len(phrase), -1, -1)
+        return queries if self.phrase_query is None else queries + self.phrase_query(phrase).unsqueeze(1)
 
     def _masks(self, state: Tensor, pixels: Tensor) -> Tensor:
         """Normed queries (B, Q, C), pixels (P, M, N) -> mask logits (B, Q, N)."""

@@ -62,6 +62,11 @@ class XDecoder(Network):
         self.pixel_decoder = PixelDecoder(config.backbone.channels, config.pixel_decoder)
         self.mask_decoder = MaskDecoder(config.mask_decoder)
         self.log_temperature = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07), CLIP's starting point
+        calibrated = config.mask_decoder.phrase_query
+        self.presence_bias = nn.Parameter(torch.tensor(0.0)) if calibrated else None
+        self.mask_bias = (
+            nn.Parameter(torch.tensor(0.0), requires_grad=False) if calibrated else None
+        )  # set by validation
         backbone = config.backbone
         mean, std = (backbone.mean, backbone.std) if isinstance(backbone, TimmConfig) else (MEAN, STD)
         for name, values in (("mean", mean), ("std", std)):  # real also where the weights are shapes only
@@ -79,9 +84,15 @@ class XDecoder(Network):
         return {"attends": rule.attends, "mask_resize": rule.resize}
 
     @property
-    def most_phrases(self) -> int:
-        """One for each object query: each phrase's object is matched to a query of its own."""
-        return self.config.mask_decoder.object_queries
+    def says_presence(self) -> bool:
+        """Where a query starts from the phrase, training tells it what is not there."""
+        return self.presence_bias is not None
+
+    @property
+    def most_phrases(self) -> int | None:
+        """One for each object query: each phrase's object is matched to one of its own, unless it starts from it."""
+        decoder = self.config.mask_decoder
+        return None if decoder.phrase_query else decoder.object_queries
 
     def static_parts(self) -> list[nn.Module]:
         """Return all but the mask decoder, whose masks decide what it looks at."""
@@ -114,7 +125,13 @@ class XDecoder(Network):
         outputs, phrase = self(picture, token_ids)
         similarity = self.similarity(outputs[-1].query_embedding, phrase)
         best = best_masks(outputs[-1], similarity).float()
-        return Prediction(masks_to_canvas(best, picture.shape[-1], canvas, self.config.canvas_rule), similarity)
+        best = best if self.mask_bias is None else best + self.mask_bias
+        masks = masks_to_canvas(best, picture.shape[-1], canvas, self.config.canvas_rule)
+        return Prediction(masks, similarity, self.presence(similarity))
+
+    def presence(self, similarity: Tensor) -> Tensor | None:
+        """Similarity as in `Prediction` -> how likely each phrase means something in the picture, float32 [B]."""
+        return None if self.presence_bias is None else (similarity.amax(1) + self.presence_bias).sigmoid()
 
     def encode(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Picture as in `forward` -> mask features [P, M, h, w] at stride 4 and maps [P, C, ., .] at 32, 16, 8."""
@@ -254,6 +271,29 @@ def on_timm(name: str, mask_attention: MaskAttention) -> XDecoderConfig:
             mask_attention=mask_attention,
         ),
         canvas_rule="crop",
+    )
+
+
+def photo(mask_attention: MaskAttention) -> XDecoderConfig:
+    """The backbone of `mobile` under decoders for few photographs: one query, that starts from the phrase."""
+    config = mobile(mask_attention)
+    return replace(
+        config,
+        text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
+        pixel_decoder=PixelDecoderConfig(
+            dim=96, mask_dim=96, heads=4, ffn_dim=256, encoder_layers=2, norm_groups=16, maps_carry_positions=True
+        ),
+        mask_decoder=MaskDecoderConfig(
+            dim=96,
+            mask_dim=96,
+            heads=4,
+            ffn_dim=384,
+            layers=6,
+            object_queries=1,
+            values_carry_positions=True,
+            mask_attention=mask_attention,
+            phrase_query=True,
+        ),
     )
 
 

@@ -14,7 +14,11 @@ from promptseg.networks.xdecoder.layers import Attention, sine_positions
 
 @dataclass(frozen=True)
 class PixelDecoderConfig:
-    """Sizes of the pixel decoder."""
+    """Sizes of the pixel decoder.
+
+    maps_carry_positions: whether position encodings are added to the coarsest map itself, and not only to what its
+    tokens are compared by; every map and mask then knows left from right.
+    """
 
     dim: int
     mask_dim: int
@@ -22,6 +26,7 @@ class PixelDecoderConfig:
     ffn_dim: int
     encoder_layers: int
     norm_groups: int
+    maps_carry_positions: bool = False
 
 
 class EncoderLayer(nn.Module):
@@ -59,6 +64,7 @@ class PixelDecoder(nn.Module):
         super().__init__()
         dim = config.dim
         self.dim = dim
+        self.maps_carry_positions = config.maps_carry_positions
         self.input_proj = nn.Conv2d(channels[-1], dim, 1)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         finer = channels[-2::-1]  # strides 16, 8, 4
@@ -80,6 +86,8 @@ class PixelDecoder(nn.Module):
         height, width = x.shape[-2:]
         positions = sine_positions(height, width, self.dim, x)
         tokens = x.flatten(2).transpose(1, 2)  # (B, h * w, C)
+        if self.maps_carry_positions:
+            tokens = tokens + positions
         for layer in self.encoder:
             tokens = layer(tokens, positions)
         return tokens.transpose(1, 2).unflatten(2, (height, width))
