@@ -84,6 +84,7 @@ def test_the_border_is_the_contracts(exported: tuple[Path, ExportReport]) -> Non
         ("similarity", "float32", (1, 6)),
     ]
     assert decoder.inputs == (*phrase.outputs, *picture.outputs)
+    assert {spec.dtype for spec in picture.outputs} == {"float16"}
     assert (report.contract, report.differing_pixels_worst <= MOST_DIFFERING_PIXELS) == ("app", True)
     assert report.model_mb == pytest.approx(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, abs=1e-3)
 
@@ -98,8 +99,9 @@ def test_the_chain_says_what_the_network_says_of_the_same_picture(network: XDeco
             similarity = network.similarity(layers[-1].query_embedding, phrase)
         best = int(similarity.argmax())
         wanted = layers[-1].mask_logits[0, best].numpy()
-        np.testing.assert_allclose(outputs["mask_logits"][0], wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
-        np.testing.assert_allclose(outputs["similarity"], similarity.numpy(), rtol=1e-3, atol=1e-3)
+        # Features are handed over in half precision; before that the export holds the same files to 0.1 % of pixels.
+        np.testing.assert_allclose(outputs["mask_logits"][0], wanted, rtol=0, atol=2e-2 * np.abs(wanted).max())
+        np.testing.assert_allclose(outputs["similarity"], similarity.numpy(), rtol=2e-2, atol=2e-2)
 
 
 def test_its_masks_are_the_challenges_up_to_the_pictures_rounding(graphs: Path, challenge: Path) -> None:

@@ -15,9 +15,9 @@ from trainings import few_scenes, short_training
 from promptseg import load
 from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from promptseg.export.deployed_graph import DEPLOYED
-from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graph
+from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graphs
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import read_record
+from promptseg.hubs.contract import read_graphs
 from promptseg.networks import BUILDERS, FAMILIES, build
 from promptseg.params import ExportConfig
 from promptseg.training.losses import OBJECTIVES
@@ -54,20 +54,20 @@ def test_the_pages_network_goes_through_the_chain(blocks, tmp_path):
     assert type(network) is blocks["Film"]
     assert network.config == build(BUILDERS["film"](None)).config
 
-    graph = tmp_path / "film.onnx"
+    graph = tmp_path / "graphs"
     tokens = random_phrases(1).repeat(2, 1).view(2, 1, -1).numpy()
     sample = HubInput("sample", random_pictures(1, 1024).numpy(), tokens)
-    report = export_graph(
+    report = export_graphs(
         network,
         RES,
-        ExportConfig(opset=18, parity_samples=1),
+        ExportConfig(contract="challenge", opset=18, parity_samples=1),
         [sample],
         graph,
         model="film",
         checkpoint_sha256="ab" * 32,
     )
     assert report.differing_pixels_worst <= MOST_DIFFERING_PIXELS
-    assert read_record(graph).model == "film"
+    assert read_graphs(graph).record.model == "film"
 
     picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     (ours,), (exported,) = (load(path).segment(picture, "the red circle") for path in (checkpoint, graph))

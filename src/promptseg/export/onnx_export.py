@@ -44,6 +44,7 @@ PRECISION = "fp16"  # of the arithmetic that the compiler chooses for a float32 
 MOST_DIFFERING_PIXELS = 1e-3  # share of the canvas; float32 against float32 flips pixels only at a mask's very border
 
 OP_COLUMNS = ["op", "count"]
+FEATURES = "features_"  # how the names of the tensors begin that the app's picture graph hands to its decoder
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key for a node's modules, outermost first
 _log = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ def export_graphs(
                 f"{MOST_DIFFERING_PIXELS:.2%}; a rewrite in export/rewrites is wrong at this res"
             )
         files = [temporary / f"{part.name}.onnx" for part in parts]
+        for file in files if config.contract == "app" else ():
+            hand_over_in_half(file)
         contents = [onnx.load(file) for file in files]
         model_mb = sum(file.stat().st_size for file in files) / 1e6
     return ExportReport(
@@ -146,7 +149,7 @@ def app_parts(graph: DeployedNetwork) -> list[Part]:
     phrase = torch.randint(1, END_OF_TEXT, (1, CONTEXT_LENGTH), generator=generator, dtype=torch.int32)
     phrase[:, 8:] = END_OF_TEXT
     encode_picture, encode_phrase, decode = PictureGraph(graph), PhraseGraph(graph), DecoderGraph(graph)
-    features = {f"features_{index}": each for index, each in enumerate(encode_picture(picture))}
+    features = {f"{FEATURES}{index}": each for index, each in enumerate(encode_picture(picture))}
     handed = {"embedding": encode_phrase(phrase)} | features
     says = (MASK_LOGITS, SIMILARITY)[: len(decode(*handed.values()))]
     return [
@@ -154,6 +157,34 @@ def app_parts(graph: DeployedNetwork) -> list[Part]:
         Part(PHRASE, encode_phrase, {"phrase": phrase}, ("embedding",)),
         Part(DECODER, decode, handed, says),
     ]
+
+
+def hand_over_in_half(file: Path) -> None:
+    """Let an app's features cross the border of its ONNX file as float16, which is what the NPU computes them in.
+
+    They are megabytes, which every further phrase reads again.
+    """
+    content = onnx.load(file)
+    graph, casts = content.graph, {True: list[onnx.NodeProto](), False: list[onnx.NodeProto]()}
+    inner = {}
+    for values, inwards in ((graph.input, True), (graph.output, False)):
+        for value in values:
+            if value.name.startswith(FEATURES):
+                value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+                inner[value.name] = f"{value.name}/float"
+                source, target = (value.name, inner[value.name])[:: 1 if inwards else -1]
+                to = onnx.TensorProto.FLOAT if inwards else onnx.TensorProto.FLOAT16
+                casts[inwards].append(onnx.helper.make_node("Cast", [source], [target], f"graph/{value.name}", to=to))
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inner.get(name, name) for name in names]
+    nodes = [*casts[True], *graph.node, *casts[False]]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    for value in graph.value_info:
+        value.name = inner.get(value.name, value.name)
+    onnx.checker.check_model(content)
+    onnx.save(content, file)
 
 
 def write_ops(graphs: Path, path: Path) -> None:
