@@ -52,13 +52,14 @@ def imported_modules(path: Path) -> set[str]:
 def reached_files(path: Path) -> set[Path]:
     """Return every file of the project that running `path` imports, `path` included, packages' own files too.
 
-    What stages/__init__.py imports is left out: it refuses to run or not, and changes no artefact.
+    What stages/__init__.py imports is left out: it refuses to run or not, and changes no artefact. So is the library's
+    own __init__.py: it imports the API when that is first asked for, and no stage asks.
     """
     reached: set[Path] = set()
     waiting = [path]
     while waiting:
         current = waiting.pop()
-        if current in reached:
+        if current in reached or current == LIBRARY / "__init__.py":
             continue
         reached.add(current)
         if current == SHARED_BY_STAGES:
