@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.graphs import MODELS, ROOT, make_inputs, make_network
-from promptseg.export.deployed_graph import DeployedXDecoder
+from promptseg.export.deployed_graph import deployed
 from promptseg.export.onnx_export import trace_graph
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 from promptseg.hubs.devices import devices
@@ -73,7 +73,7 @@ def compare_parts(model: str, res: int) -> bool:
     inputs = {IMAGE_INPUT.name: sample.image_input, TEXT_INPUT.name: sample.text_input}
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         path = Path(scratch) / "graph.onnx"
-        trace_graph(DeployedXDecoder(make_network(model), res).eval(), 18, path)
+        trace_graph(deployed(make_network(model), res), 18, path)
         parts = compare_borders(path, inputs, DEVICE)
         for part in parts:
             print(f"{model} {res} px: {part}")

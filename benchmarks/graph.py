@@ -28,10 +28,10 @@ import onnx
 import torch
 from torch import nn
 
-from benchmarks.graphs import MODELS, ROOT, PlainGraph, make_inputs, make_network
+from benchmarks.graphs import MODELS, ROOT, PlainGraph, deployed_graph, make_inputs, make_network
 from benchmarks.machine import machine
 from benchmarks.plain_wrapper import PublishedGraph
-from promptseg.export.deployed_graph import REWRITES, DeployedXDecoder
+from promptseg.export.deployed_graph import REWRITES
 from promptseg.export.onnx_export import count_flops, trace_graph
 from promptseg.hubs.devices import devices
 from promptseg.hubs.host import HostSession
@@ -125,7 +125,7 @@ def make_graph(network: XDecoder, key: Key) -> nn.Module:
         return PublishedGraph(network, key.res)
     if key.graph == "plain":
         return PlainGraph(network, key.res)
-    return DeployedXDecoder(network, key.res, [name for name in REWRITES if name not in key.without.split()])
+    return deployed_graph(network, key.res, key.without.split())
 
 
 def measure_npu(make: Callable[[], nn.Module]) -> NpuRow:

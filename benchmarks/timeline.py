@@ -2,6 +2,7 @@
 
     python -m benchmarks.timeline --model focal_t --res 590
     python -m benchmarks.timeline --res 590 --nodes 40          # the costliest nodes too
+    python -m benchmarks.timeline --model clipseg --res 352
 
 Simulated: the same on every machine. One compilation, minutes for Focal-T.
 """
@@ -13,8 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from benchmarks.graph import DEVICE, OPSET, TABLES
-from benchmarks.graphs import MODELS, PlainGraph, make_network
-from promptseg.export.deployed_graph import REWRITES, DeployedXDecoder
+from benchmarks.graphs import MODELS, PlainGraph, deployed_graph, make_network
+from promptseg.export.deployed_graph import REWRITES
 from promptseg.export.onnx_export import trace_graph
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.profile import BINARY, PROFILE, TIMELINE, WRAPPER
@@ -29,6 +30,8 @@ def group_of(node: str) -> str:
     match module_of(node):
         case ["backbone", "stages", index, *_]:
             return f"backbone, stage {int(index) + 1}"
+        case ["backbone", "blocks", index, *_]:
+            return f"backbone, block {int(index) + 1}"
         case ["backbone", *_]:
             return "backbone, the rest"
         case ["pixel_decoder", "encoder", *_]:
@@ -65,9 +68,8 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, default=TABLES)
     arguments = parser.parse_args()
     network = make_network(arguments.model)
-    kept = [name for name in REWRITES if name not in arguments.without]
     plain = arguments.graph == "plain"
-    graph = PlainGraph(network, arguments.res) if plain else DeployedXDecoder(network, arguments.res, kept)
+    graph = PlainGraph(network, arguments.res) if plain else deployed_graph(network, arguments.res, arguments.without)
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
         folder = Path(scratch)
         trace_graph(graph.eval(), OPSET, folder / "graph.onnx")

@@ -20,8 +20,12 @@ from promptseg.checkpoints.start import starting_point
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer
 from promptseg.export.deployed_graph import deployed, plain_mask
+from promptseg.export.onnx_export import trace_graph
 from promptseg.export.rewrites.clipseg import FoldedDecoder, FoldedText, FoldedVision
-from promptseg.hubs.contract import MASK_THRESHOLD
+from promptseg.hubs.contract import IMAGE_INPUT, MASK_THRESHOLD, TEXT_INPUT
+from promptseg.hubs.devices import devices
+from promptseg.hubs.local.session import qnn_available
+from promptseg.hubs.local.tensors import TOLERANCE, compare_borders
 from promptseg.networks.clipseg.model import BlockConfig, ClipSeg, ClipSegConfig, rd64_refined, transformers_config
 from promptseg.training.data import Batch
 from promptseg.training.loop import finetune
@@ -281,3 +285,16 @@ def test_the_deployed_graph_decides_alike() -> None:
         plain = plain_mask(network, picture, ids, 96)
     assert 0.05 < plain.float().mean() < 0.95
     assert (mask != plain).float().mean() < 2e-5
+
+
+@pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library here")
+@pytest.mark.slow
+def test_the_emulator_computes_every_part(tmp_path: Path) -> None:
+    network = drawn(tiny()).requires_grad_(False)
+    trace_graph(deployed(network, 96), 18, tmp_path / "graph.onnx")
+    picture = F.interpolate(random_pictures(1, 16), size=(CANVAS, CANVAS), mode="bicubic").clamp(0, 255)
+    ids = random_phrases(1)
+    inputs = {IMAGE_INPUT.name: picture.numpy(), TEXT_INPUT.name: torch.stack((ids, torch.ones_like(ids))).numpy()}
+    compared = compare_borders(tmp_path / "graph.onnx", inputs, devices()[0])
+    assert len(compared) > 70
+    assert [str(tensor) for tensor in compared if not tensor.error <= TOLERANCE] == []

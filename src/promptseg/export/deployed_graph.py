@@ -178,17 +178,18 @@ class DeployedClipSeg(DeployedNetwork):
     def __init__(self, network: ClipSeg, res: int) -> None:
         super().__init__()
         self.res = res
-        self.vision, self.text, self.decoder = FoldedVision(network, res), FoldedText(network), FoldedDecoder(network)
+        self.backbone, self.text_encoder = FoldedVision(network, res), FoldedText(network)
+        self.decoder = FoldedDecoder(network)
         # one value per pixel: as many as a picture four times the side has at stride 4
         self.to_canvas = CanvasMask(MASK_STRIDE * res, network.canvas_rule)
 
     def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
         """Return [patches + 1, C] for each layer that the decoder reads, the last first."""
-        return tuple(self.vision(picture))
+        return tuple(self.backbone(picture))
 
     def encode_phrase(self, token_ids: Tensor) -> Tensor:
         """See `DeployedNetwork`."""
-        embedding: Tensor = self.text(token_ids)
+        embedding: Tensor = self.text_encoder(token_ids)
         return embedding
 
     def decode(self, features: Sequence[Tensor], phrase: Tensor) -> tuple[Tensor, Tensor]:
