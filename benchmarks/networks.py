@@ -120,7 +120,7 @@ def markdown() -> str:
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in sorted(rows, key=lambda row: order.get((row["model"], row["res"]), len(order))):
         names = ("res", "parameters_m", "gflop", "simulated_ms", "binary_mb", "ddr_mb")
-        cells = [f"`{row['model']}`", *(row[name] for name in names)]
+        cells = [f"`{row['model']}`", *(row[name] or "-" for name in names)]
         cells += [row[f"estimated_ms {device}"] or "-" for device in SHOWN]
         if row["error"]:
             cells[4] = "does not compile whole"
