@@ -17,13 +17,13 @@ from promptseg.datasets.tokenizer import ClipTokenizer
 from promptseg.files import atomic_path, read_json, sha256_of, write_json
 from promptseg.hubs.backends import open_hub
 from promptseg.hubs.base import CompiledGraphs, read_compiled
-from promptseg.hubs.contract import CHALLENGE, read_graphs
+from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.devices import find_device
 from promptseg.params import HubConfig
 from promptseg.release.run import MANIFEST, check
 from promptseg.scoring import CPU, SPELLED, check_records, latency_known_by, with_fidelity
 
-FORMAT, CARD, GRAPH = 1, "MODEL_CARD.md", "model.onnx"
+FORMAT, CARD = 1, "MODEL_CARD.md"
 METRICS = ("score", "latency", "fidelity", "export", "training")
 PROGRAM = ("release/run.py", "datasets/preprocess.py", "report/overlay.py")  # of this package, copied as they are
 RUNS_ON = ("onnxruntime", "onnxruntime-qnn", "numpy", "pillow", "tokenizers")
@@ -105,11 +105,6 @@ def verify(experiment: Experiment) -> dict[str, dict[str, Any]]:
         raise ValueError(f"got no {', '.join(missing)}; run `dvc repro`, or `dvc checkout` if it ran before")
     graphs, records = read_graphs(paths["graphs"]), {name: read_json(paths[name]) for name in METRICS}
     graph, digest = graphs.record, sha256_of(paths["checkpoint"])
-    if graph.contract != CHALLENGE:
-        raise ValueError(
-            f"{paths['graphs']}: got graphs of the contract {graph.contract!r}, which run.py does not run yet, wanted "
-            f"{CHALLENGE!r}; set export.contract to challenge and run `dvc repro` (docs/app.md runs an app's graphs)"
-        )
     if graph.checkpoint_sha256 != digest:
         raise ValueError(
             f"{paths['graphs']}: got a graph of the checkpoint {graph.checkpoint_sha256:.12}, and {digest:.12} is in "
@@ -180,8 +175,9 @@ def _put_binary(folder: Path, experiment: Experiment, name: str, compiled: Compi
     if compiled is not None:
         source = experiment.paths["compiled"]
         (folder / place).mkdir()
-        for file in (compiled.binaries[0].wrapper_file, compiled.binaries[0].binary_file):
-            shutil.copyfile(source / str(file), folder / place / str(file))
+        for each in compiled.binaries:
+            for file in (each.wrapper_file, each.binary_file):
+                shutil.copyfile(source / str(file), folder / place / str(file))
     else:
         hub = open_hub(replace(experiment.hub, backend="local", device=name), experiment.cache)
         compiled = hub.compile(experiment.paths["graphs"], folder / place)
@@ -190,8 +186,7 @@ def _put_binary(folder: Path, experiment: Experiment, name: str, compiled: Compi
         (folder / place / MANIFEST).unlink()
     return {
         "device": name,
-        "wrapper": f"{place}/{compiled.binaries[0].wrapper_file}",
-        "binary": f"{place}/{compiled.binaries[0].binary_file}",
+        "wrappers": {each.graph: f"{place}/{each.wrapper_file}" for each in compiled.binaries},
         "chip": compiled.chip,
         **asdict(device.chip),
         "masks_compared": name == experiment.hub.device and experiment.hub.emulator_samples > 0,
@@ -202,7 +197,8 @@ def _put_binary(folder: Path, experiment: Experiment, name: str, compiled: Compi
 def _manifest(
     experiment: Experiment, records: Mapping[str, Any], binaries: list[dict[str, Any]], warning: str
 ) -> dict[str, Any]:
-    graph, versions = read_graphs(experiment.paths["graphs"]).record, {"promptseg": version("promptseg")}
+    graphs, versions = read_graphs(experiment.paths["graphs"]), {"promptseg": version("promptseg")}
+    graph = graphs.record
     for binary in binaries:
         versions |= binary.pop("tool_versions")
     return {
@@ -210,7 +206,9 @@ def _manifest(
         "name": f"{graph.model} at {graph.res} px, {graph.precision}",
         "warning": warning,
         "contract": graph.contract,
-        "graph": GRAPH,
+        "res": graph.res,
+        "canvas_rule": graph.canvas_rule,
+        "graphs": {each.name: each.path.name for each in graphs},
         "graph_sha256": records["compiled"]["graph_sha256"],
         "checkpoint_sha256": graph.checkpoint_sha256,
         "git_commit": experiment.commit,
@@ -221,7 +219,8 @@ def _manifest(
 
 
 def _put_files(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], records: Mapping[str, Any]) -> None:
-    shutil.copyfile(experiment.paths["graphs"] / GRAPH, folder / GRAPH)
+    for graph in read_graphs(experiment.paths["graphs"]):
+        shutil.copyfile(graph.path, folder / graph.path.name)
     for name in PROGRAM:
         shutil.copyfile(_PACKAGE / name, folder / Path(name).name)
     ClipTokenizer().write(folder / "tokenizer.json")
@@ -255,7 +254,7 @@ def card(experiment: Experiment, manifest: Mapping[str, Any], records: Mapping[s
         if each
     )
     binaries = (
-        f"- {each['device']} ({each['chip']}): `{each['wrapper']}`; its masks were "
+        f"- {each['device']} ({each['chip']}): `{next(iter(each['wrappers'].values()))}`; its masks were "
         f"{'' if each['masks_compared'] else '**not** '}compared with the scored ones"
         for each in manifest["binaries"]
     )

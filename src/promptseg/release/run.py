@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _answer(options: argparse.Namespace) -> None:
 
     picture = preprocess.read_picture(options.picture.read_bytes(), str(options.picture))
     start = time.perf_counter()
-    session, place = _open(manifest, options.on, options.device)
+    sessions, place = _open(manifest, options.on, options.device)
     print(f"{manifest['name']}, on {place}, opened in {time.perf_counter() - start:.2f} s")
     if manifest["warning"]:
         print(f"warning: {manifest['warning']}", file=sys.stderr)
@@ -105,13 +106,14 @@ def _answer(options: argparse.Namespace) -> None:
     height, width = picture.shape[:2]
     import overlay  # type: ignore[import-not-found]
 
-    for number, (phrase, tokens) in enumerate(zip(options.phrases, _encode(texts), strict=True), start=1):
+    answers = _masks(manifest, sessions, canvas, _encode(texts))
+    for number, phrase in enumerate(options.phrases, start=1):
         start = time.perf_counter()
-        (pred_mask,) = session.run(["pred_mask"], {"image_input": canvas, "text_input": tokens[:, None]})
+        inside, presence = next(answers)
         seconds = time.perf_counter() - start
-        if not np.isfinite(pred_mask).all():
+        if inside is None:
             raise ValueError(f"{phrase!r}: got a mask with values that are no numbers; try --on cpu")
-        mask = preprocess.mask_from_canvas(pred_mask > 0.5, height, width)
+        mask = preprocess.mask_from_canvas(inside, height, width)
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"{options.picture.name}-{number}.png"
         shown = [picture, np.zeros_like(mask), mask]
@@ -124,8 +126,36 @@ def _answer(options: argparse.Namespace) -> None:
         where = "nothing found"
         if len(rows):
             where = f"box {columns[0]},{rows[0]} to {columns[-1] + 1},{rows[-1] + 1} px"
-        inside = np.count_nonzero(mask)
-        print(f'  "{phrase}": {inside:,} px ({100 * inside / mask.size:.1f} %), {where}, {seconds:.2f} s -> {path}')
+        where += "" if presence is None else f", score {presence:.2f}"
+        pixels = np.count_nonzero(mask)
+        print(f'  "{phrase}": {pixels:,} px ({100 * pixels / mask.size:.1f} %), {where}, {seconds:.2f} s -> {path}')
+
+
+def _masks(manifest: dict[str, Any], sessions: dict[str, Any], canvas: Any, tokens: Any) -> Iterator[Any]:
+    """Yield of each phrase its mask, bool [1024, 1024], or None where it is no numbers, and its score or None.
+
+    canvas: float32 [1, 3, 1024, 1024]; tokens: int32 [N, 2, 77]. Of three graphs the picture's runs once.
+    """
+    import numpy as np
+    import preprocess
+
+    if "model" in sessions:
+        for row in tokens:
+            (made,) = sessions["model"].run(["pred_mask"], {"image_input": canvas, "text_input": row[:, None]})
+            yield (made > 0.5 if np.isfinite(made).all() else None), None
+        return
+    square = preprocess.canvas_to_square(canvas[0], manifest["res"])[None]
+    features = _run(sessions["picture"], {"picture": square})
+    for row in tokens:
+        made = _run(sessions["decoder"], {**features, **_run(sessions["phrase"], {"phrase": row[:1]})})
+        logits, presence = made["mask_logits"], made.get("presence")
+        mask = preprocess.logits_to_canvas(logits[0], manifest["res"], manifest["canvas_rule"]) > 0
+        yield (mask if np.isfinite(logits).all() else None), None if presence is None else float(presence.item())
+
+
+def _run(session: Any, feed: dict[str, Any]) -> dict[str, Any]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
 
 
 def clean(phrase: str) -> str:
@@ -156,8 +186,8 @@ def _encode(texts: list[str]) -> Any:
     return np.array([[each.ids, each.attention_mask] for each in encoded], np.int32)
 
 
-def _open(manifest: dict[str, Any], on: str | None, device: str | None) -> tuple[Any, str]:
-    """Return a session of ONNX Runtime, and where it runs, for people. Raises ValueError where it cannot."""
+def _open(manifest: dict[str, Any], on: str | None, device: str | None) -> tuple[dict[str, Any], str]:
+    """Return ONNX Runtime's session of each graph, and where they run, for people. Raises ValueError if they cannot."""
     import onnxruntime as ort
 
     binaries = {each["device"]: each for each in manifest["binaries"]}
@@ -168,8 +198,10 @@ def _open(manifest: dict[str, Any], on: str | None, device: str | None) -> tuple
     if on is None:
         on = "npu" if on_snapdragon and (device is not None or len(binaries) == 1) else "cpu"
     if on == "cpu":
-        session = ort.InferenceSession(str(HERE / manifest["graph"]), providers=["CPUExecutionProvider"])
-        return session, "this machine's CPU"
+        files, cpu = manifest["graphs"].items(), ["CPUExecutionProvider"]
+        return {
+            name: ort.InferenceSession(str(HERE / file), providers=cpu) for name, file in files
+        }, "this machine's CPU"
     if on == "npu" and not on_snapdragon:
         raise ValueError(
             f"--on npu: got {platform.system()} on {platform.machine()}, wanted Windows on Snapdragon (arm64); "
@@ -178,8 +210,9 @@ def _open(manifest: dict[str, Any], on: str | None, device: str | None) -> tuple
     if not binaries:
         raise ValueError(f"--on {on}: this release holds no binary for an NPU; `--on cpu` runs anywhere")
     binary = binaries[device] if device is not None else next(iter(binaries.values()))
-    session = ort.InferenceSession(str(HERE / binary["wrapper"]), _qnn_options(ort, manifest, binary, on))
-    return session, f"the NPU ({binary['device']})" if on == "npu" else f"an emulated NPU ({binary['device']})"
+    options = _qnn_options(ort, manifest, binary, on)
+    sessions = {name: ort.InferenceSession(str(HERE / file), options) for name, file in binary["wrappers"].items()}
+    return sessions, f"the NPU ({binary['device']})" if on == "npu" else f"an emulated NPU ({binary['device']})"
 
 
 def _qnn_options(ort: Any, manifest: dict[str, Any], binary: dict[str, Any], on: str) -> Any:
