@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from networks import PAPER_RULE, drawn, micro, micro_phrase
 from numpy.typing import NDArray
 from PIL import Image
 from trainings import short_training
 
+from promptseg.__main__ import main
+from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from promptseg.datasets.records import Rle, Sample, read_pictures, read_samples
+from promptseg.datasets.tokenizer import ClipTokenizer, write_tokens
 from promptseg.params import PhotosConfig, read_data_config
 from promptseg.quality import auroc, calibration_error, summary
 from promptseg.sources.build import build_dataset
@@ -258,3 +263,21 @@ def test_figures_are_by_name_size_and_how_often_a_name_was_seen() -> None:
     assert figures["names_seen_30_times"]["miou"] == figures["person"]["miou"] == 0.6
     assert (figures["names_small"]["miou"], figures["objects"]["miou"]) == (0.2, 0.4)
     assert figures["saying_no"]["auroc"] == 1
+
+
+def test_weights_are_blended_by_their_mean(mirror: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples = build(mirror, tmp_path)
+    (tmp_path / "samples").rename(tmp_path / "samples.jsonl")
+    write_tokens(tmp_path / "tokens.npy", ClipTokenizer().encode_all([each.phrase for each in samples]))
+    paths = [tmp_path / f"{seed}.safetensors" for seed in range(2)]
+    networks = [drawn(micro_phrase(PAPER_RULE), seed) for seed in range(2)]
+    for path, network in zip(paths, networks, strict=True):
+        save_checkpoint(path, network, Provenance("photo", None, {"val_res": 64}, 1, None), torch.float32)
+    out = tmp_path / "mean.safetensors"
+    assert main(["blend", str(out), *map(str, paths), "--data", str(tmp_path)]) == 0
+    mean = load_checkpoint(out)[0].mask_decoder.norm.weight
+    wanted = (networks[0].mask_decoder.norm.weight + networks[1].mask_decoder.norm.weight) / 2
+    torch.testing.assert_close(mean, wanted, atol=1e-3, rtol=1e-3)
+    save_checkpoint(paths[1], drawn(micro(PAPER_RULE), 0), Provenance("nano", None, {}, 1, None), torch.float32)
+    assert main(["blend", str(out), *map(str, paths), "--data", str(tmp_path)]) == 1
+    assert "got another architecture" in caplog.text

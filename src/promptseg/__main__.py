@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "predict": "find what phrases speak of in your own pictures",
     "doctor": "say what this machine can do, and what to install for more",
+    "blend": "average the weights of checkpoints of one architecture",
     "quality": "score weights on photographs, by names, objects and saying no",
     "report": "copy the report, with the git commit in it, to hand on",
     "grid": "queue an experiment for each combination of values",

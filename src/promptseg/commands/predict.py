@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from promptseg.commands import say
-from promptseg.commands.project import default_model
 from promptseg.datasets.preprocess import read_picture
 from promptseg.files import atomic_path
 from promptseg.inference.model import Model, Segment, load
@@ -18,6 +17,7 @@ from promptseg.params.sections import check_res
 PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 OVERLAY_SIDE = 1600  # px at most: a phone's 12 megapixels take seconds to compress and show no more
 SLUG_LENGTH = 40
+DEFAULT_MODEL = "photo"  # which ships, and has seen photographs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,20 +60,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe how a person names the model to ask."""
     parser.add_argument(
         "--model",
-        help="a .onnx or a .safetensors file, weights that ship (nano-shapes), an experiment's name or a git revision; "
-        "by default the pipeline's own",
+        default=DEFAULT_MODEL,
+        help="weights that ship (photo; nano-shapes for drawn scenes), a .onnx or a .safetensors file, such as the "
+        "pipeline's models/model.onnx, an experiment's name or a git revision (%(default)s)",
     )
     parser.add_argument("--res", type=int, help="side in px at which a checkpoint works; by default its validation's")
 
 
 def chosen_model(options: argparse.Namespace) -> Model:
-    """Open the model that a person named, or the default one; ValueError when there is none, or no such `res`."""
+    """Open the model that a person named, or `photo`; ValueError when there is none, or no such `res`."""
     if options.res is not None:
         check_res("--res", options.res)
-    if options.model is not None:
-        return load(options.model, res=options.res)
-    path, res = default_model()
-    return load(path, res=options.res or res)
+    return load(options.model, res=options.res)
 
 
 def describe(found: Segment) -> str:

@@ -1,11 +1,11 @@
-"""The project that a command line works on: its folder, and the model to ask by default."""
+"""The project that a command line works on."""
 
 import logging
 import subprocess
 from pathlib import Path
 
 import promptseg
-from promptseg.params import PARAMS_FILE, PIPELINE_FILE, find_project, read_params, read_paths
+from promptseg.params import PARAMS_FILE, PIPELINE_FILE, find_project
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,24 +24,6 @@ def project_root() -> Path:
         f"{here}: got no project, wanted {PIPELINE_FILE} and {PARAMS_FILE} here or in a folder above; change to a "
         "clone of promptseg"
     )
-
-
-def default_model() -> tuple[Path, int]:
-    """Return the project's file to ask, and the side in px at which it works where it is a checkpoint.
-
-    That are the exported graphs, else the fine-tuned checkpoint, else the weights that training starts from. Raises
-    ValueError, with the remedy, where a fresh clone has no model.
-    """
-    root = project_root()
-    params, paths = read_params(root), read_paths(root)
-    candidates = [paths["graphs"], paths["checkpoint"]]
-    if params.finetune.init is not None:
-        candidates.append(root / params.finetune.init)
-    found = next((path for path in candidates if path.exists()), None)
-    if found is None:
-        names = ", ".join(map(str, candidates))
-        raise ValueError(f"got no model ({names}); run `dvc repro export`, or name one (--model)")
-    return found, params.res
 
 
 def git_commit(root: Path) -> str:

@@ -25,7 +25,7 @@ from promptseg.report.overlay import encode_jpeg
 HOST = "127.0.0.1"  # this machine only: whoever reaches the page uses the model, and sends it pictures
 PAGE, EXAMPLES_FOLDER = Path(__file__).parent / "page.html", Path(__file__).parent / "examples"
 # What the page offers to click: a file of the folder, what it is, and a phrase.
-EXAMPLES = (("scene.jpg", "a drawn scene", "the orange shape to the left of the red star"),)
+EXAMPLES = (("skier.jpg", "a skier", "the person"), ("skier.jpg", "a skier", "the skis"))
 EXAMPLE = (
     '<button type="button" class="example" data-phrase="{phrase}"><img src="/examples/{file}" alt="{what}">'
     "<span>{phrase}</span></button>"
