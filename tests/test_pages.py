@@ -13,7 +13,7 @@ from PIL import Image
 from test_report import FIDELITY, LATENCY
 from test_report_gallery import tiles
 
-from promptseg.demo.server import DemoServer
+from promptseg.demo.server import EXAMPLES, DemoServer
 from promptseg.inference.model import load
 from promptseg.report.charts import Bar, draw_bars, draw_curves
 from promptseg.report.page import Chart, Report, render_report
@@ -145,8 +145,8 @@ def test_the_demo_opens_with_an_example_to_click(browser: Browser, demo: str, wi
     browser.open(demo, width)
     browser.run("document.querySelector('.example').click()")
     wait_for(browser, " px (")
-    assert browser.run("return document.getElementById('phrase').value").startswith("the orange shape")
-    assert browser.run("return document.getElementById('shown').naturalWidth") == 500
+    assert browser.run("return document.getElementById('phrase').value") == EXAMPLES[0][2]
+    assert browser.run("return document.getElementById('shown').naturalWidth") > 100
     assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.complaints() == []
 
