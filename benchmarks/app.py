@@ -34,7 +34,7 @@ from promptseg.hubs.devices import devices
 from promptseg.hubs.host import GraphInputs, HostSession, masks_on_host
 from promptseg.hubs.local.profile import simulate
 from promptseg.metrics import overlap
-from promptseg.params import ExportConfig
+from promptseg.params import CalibrationConfig, ExportConfig
 
 AGREE_ON, SCORED = 64, 480
 
@@ -57,7 +57,14 @@ def main() -> None:
 
 def export(model: str, res: int, contract: str, scratch: Path) -> Path:
     """Write the graphs of a contract, held to the network on two samples."""
-    config = ExportConfig(contract=contract, opset=18, parity_samples=2)
+    config = ExportConfig(
+        contract=contract,
+        opset=18,
+        parity_samples=2,
+        precision="fp16",
+        calibration=CalibrationConfig(samples=1, method="minmax"),
+        keep=None,
+    )
     folder = scratch / contract
     export_graphs(make_network(model), res, config, make_inputs(), folder, model=model, checkpoint_sha256="00" * 32)
     return folder

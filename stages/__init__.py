@@ -73,7 +73,7 @@ def _run_guarded(stage: Callable[..., None], paths: dict[str, Path]) -> None:
     if name in BEFORE_TRAINING:
         from promptseg.hubs.backends import check_hub  # no other stage loads it for nothing
 
-        check_hub(params.hub, CACHE)
+        check_hub(params.hub, CACHE, params.export.precision)
     with unchanged_settings(name):
         stage(**paths)
 

@@ -11,14 +11,22 @@ from stages import CACHE, ROOT, run_stage
 
 
 def hub_infer(
-    graphs: Path, compiled: Path, images: Path, samples: Path, tokens: Path, predictions: Path, fidelity: Path
+    graphs: Path,
+    float: Path,
+    compiled: Path,
+    images: Path,
+    samples: Path,
+    tokens: Path,
+    predictions: Path,
+    fidelity: Path,
 ) -> None:
     """See the module."""
     config = read_params(ROOT).hub
     inputs = GraphInputs(images, samples, tokens, config.split, config.samples)
-    record = infer(open_hub(config, CACHE), config, graphs, compiled, inputs, predictions)
+    record = infer(open_hub(config, CACHE), config, graphs, compiled, inputs, predictions, float)
     write_json(fidelity, record.to_json())
 
 
 if __name__ == "__main__":
-    run_stage(hub_infer, __doc__, "graphs", "compiled", "images", "samples", "tokens", "predictions", "fidelity")
+    names = ("graphs", "float", "compiled", "images", "samples", "tokens", "predictions", "fidelity")
+    run_stage(hub_infer, __doc__, *names)

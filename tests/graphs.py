@@ -1,6 +1,7 @@
 """Small ONNX graphs for the tests of the hub; none is trained."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,11 +10,26 @@ from onnx import helper, numpy_helper
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import IMAGE_INPUT, PRED_MASK, TEXT_INPUT, GraphRecord
+from promptseg.params import CalibrationConfig, ExportConfig
+from promptseg.params.sections import Precision
 
 GRID = 32
 RECORD = GraphRecord("nano", 64, "fp16", "ab" * 32, "inside", "bilinear", "crop")  # what each file says of itself
 VOCABULARY = 49408
 VALUES = {"image_input": IMAGE_INPUT, "text_input": TEXT_INPUT, "pred_mask": PRED_MASK}
+
+
+def export_config(parity_samples: int = 1, precision: Precision = "fp16", **changes: Any) -> ExportConfig:
+    """A section `export` of opset 18."""
+    calibration = CalibrationConfig(samples=2, method="minmax")
+    values = {
+        "contract": "challenge",
+        "opset": 18,
+        "parity_samples": parity_samples,
+        "calibration": calibration,
+        "keep": None,
+    }
+    return ExportConfig(precision=precision, **values | changes)
 
 
 def write_bright_graph(path: Path) -> Path:

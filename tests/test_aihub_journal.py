@@ -137,6 +137,14 @@ def test_the_same_work_has_the_same_name_and_any_change_another() -> None:
     assert WORK.infer_name("00") != WORK.infer_name("01")
 
 
+def test_only_what_may_hold_float_is_compiled_with_a_float_precision() -> None:
+    asked = {
+        each: "FLOAT16" in replace(WORK, precision=each).compile_options for each in ("fp16", "mixed", "w8a8", "w8a16")
+    }
+    assert asked == {"fp16": True, "mixed": True, "w8a8": False, "w8a16": False}
+    assert replace(WORK, precision="fp16").compile_name == WORK.compile_name
+
+
 def test_names_stay_the_same_from_release_to_release() -> None:
     """Another name would submit every job of every user once more."""
     assert job_name("compile", {"b": "2", "a": "1"}) == job_name("compile", {"a": "1", "b": "2"})

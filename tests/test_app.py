@@ -23,11 +23,11 @@ from promptseg.hubs.host import HostSession, masks_on_host, measure_on_host
 from promptseg.inference.runners import OnnxRunner
 from promptseg.networks.xdecoder import model
 from promptseg.networks.xdecoder.model import XDecoder, masks_to_canvas, resize_canvas
-from promptseg.params import ExportConfig
+from tests.graphs import export_config
 from tests.networks import PAPER_RULE, micro_network, random_phrases, random_pictures
 
 RES = 100
-APP = ExportConfig(contract="app", opset=18, parity_samples=2)
+APP = export_config(2, contract="app")
 
 
 def asked_of(pictures: int, phrases: int, seed: int = 3) -> list[HubInput]:

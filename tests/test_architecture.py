@@ -149,11 +149,11 @@ def test_answers_draw_and_nothing_more_of_reports() -> None:
 
 def test_backends_are_known_in_one_place() -> None:
     plans = COMMANDS / "hub_plan.py"  # a dry run of the cloud, without opening a hub
-    simulates = COMMANDS / "devices.py"  # any ONNX file, without opening a hub
+    simulates = (COMMANDS / "devices.py", COMMANDS / "sensitivity.py")  # any ONNX file, without opening a hub
     doctor = COMMANDS / "doctor.py"  # what there is of either
     assert not {name for name in modules(plans) if name.startswith("hubs.aihub.hub")}
     for path in [*library_files(), *stage_scripts()]:
-        if path.name != "backends.py" and path not in (simulates, doctor) and path.parent.name != "local":
+        if path.name != "backends.py" and path not in (*simulates, doctor) and path.parent.name != "local":
             assert not {name for name in modules(path) if name.startswith("hubs.local")}, path
         if path.name != "backends.py" and path not in (plans, doctor) and path.parent.name != "aihub":
             assert not {name for name in modules(path) if name.startswith("hubs.aihub")}, path

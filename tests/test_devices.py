@@ -1,6 +1,7 @@
 """The table of devices, and every committed number of its calibration computed anew."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -132,3 +133,11 @@ def test_any_onnx_file_is_estimated_on_every_device(tmp_path, monkeypatch, capsy
 def test_a_graph_that_is_not_there_is_refused_in_one_line(tmp_path, caplog):
     assert main(["devices", "--graph", str(tmp_path / "none.onnx")]) == 1
     assert "none.onnx: got no such file" in caplog.text
+
+
+def test_a_precision_that_a_device_lacks_is_refused() -> None:
+    device = replace(devices()[0], precisions=frozenset({"w8a8"}))
+    device.check_precision("w8a8")
+    for precision in ("w8a16", "mixed", "fp16"):
+        with pytest.raises(ValueError, match=f"export.precision: got '{precision}', which .* wanted one of w8a8, or"):
+            device.check_precision(precision)

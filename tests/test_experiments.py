@@ -336,7 +336,8 @@ def test_a_dry_run_shows_dvcs_own_commands() -> None:
 
 
 def point(name: str, ms: float, miou: float, **changes: Any) -> dict[str, Any]:
-    fields = {"name": name, "can_be_applied": True, "res": 320, "miou": miou, "latency_ms": ms}
+    fields = {"name": name, "can_be_applied": True, "res": 320, "precision": "fp16"}
+    fields |= {"miou": miou, "latency_ms": ms}
     fields |= {"miou_low": miou - 0.05, "miou_high": miou + 0.05, "latency_source": "estimated"}
     fields |= {"latency_ms_low": math.nan, "latency_ms_high": math.nan, "latency_ms_cpu": math.nan}
     return {**fields, **changes}

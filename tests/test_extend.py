@@ -19,9 +19,9 @@ from promptseg.export.onnx_export import MOST_DIFFERING_PIXELS, export_graphs
 from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import read_graphs
 from promptseg.networks import BUILDERS, FAMILIES, build
-from promptseg.params import ExportConfig
 from promptseg.training.losses import OBJECTIVES
 from promptseg.training.run import run_finetune
+from tests.graphs import export_config
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "extend.md"
 RES = 64
@@ -60,7 +60,7 @@ def test_the_pages_network_goes_through_the_chain(blocks, tmp_path):
     report = export_graphs(
         network,
         RES,
-        ExportConfig(contract="challenge", opset=18, parity_samples=1),
+        export_config(),
         [sample],
         graph,
         model="film",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -105,6 +106,25 @@ def compile_for(graph: Path, folder: Path, on_npu: bool = True) -> Path:
 def run(world: Path, graph: Path, folder: Path, device: Any, **changes: Any) -> Fidelity:
     compiled = compile_for(graph, folder / "compiled", changes.pop("on_npu", True))
     return infer(device, replace(CONFIG, **changes), graph, compiled, inputs_of(world), folder / "predictions.jsonl")
+
+
+def test_a_quantized_graph_is_compared_with_its_float_one_on_all_phrases_and_without_a_floor(
+    world: Path, graph: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "float.onnx"
+    content = onnx.load(graph)
+    for tensor in content.graph.initializer:
+        if tensor.name == "thresholds":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tensor.dims, -1, np.float32), tensor.name))
+    onnx.save(content, other)  # marks everything, where the other marks half
+    compiled, inputs = compile_for(graph, tmp_path / "compiled"), inputs_of(world)
+    fidelity = infer(Device(emulates=True), CONFIG, graph, compiled, inputs, tmp_path / "predictions.jsonl", other)
+    assert fidelity.float32 is not None
+    assert fidelity.float32.samples == fidelity.phrases == len(inputs)
+    assert fidelity.float32.iou_mean is not None
+    assert fidelity.float32.iou_mean < CONFIG.min_fidelity_mean
+    predictions = read_predictions(tmp_path / "predictions.jsonl")
+    assert {float(mask.to_mask().mean()) for mask in predictions.values()} == {0.5}
 
 
 def test_beside_an_emulator_the_host_makes_the_masks_and_few_are_emulated(

@@ -27,12 +27,11 @@ from promptseg.hubs.contract import (
 )
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, tiny
-from promptseg.params import ExportConfig
-from tests.graphs import RECORD, write_bright_graph, write_textless_graph
+from tests.graphs import RECORD, export_config, write_bright_graph, write_textless_graph
 from tests.imports import ROOT
 from tests.networks import micro_network, random_phrases, random_pictures
 
-CONFIG = ExportConfig(contract="challenge", opset=18, parity_samples=2)
+CONFIG = export_config(2)
 RES = 68
 HARD_FOR_AN_NPU = {
     "NonZero",

@@ -23,7 +23,7 @@ from promptseg.hubs.base import HubInput
 from promptseg.networks import architecture
 from promptseg.networks.xdecoder.model import XDecoder, XDecoderConfig, mobile
 from promptseg.networks.xdecoder.timm_backbone import TimmBackbone, timm_config
-from promptseg.params import ExportConfig
+from tests.graphs import export_config
 
 NAME = "test_efficientnet"  # timm's own, for tests: a third of a million weights
 
@@ -160,7 +160,7 @@ def test_branches_become_one_convolution_each_and_maps_stay(name):
 @pytest.mark.parametrize(("name", "res"), [(NAME, 64), (NAME, 90), ("mobileone_s0", 64)])
 def test_the_deployed_graph_is_the_network_and_has_no_batch_norm(tmp_path, name, res):
     network = drawn(small(name), 0)
-    config = ExportConfig(contract="challenge", opset=18, parity_samples=1)
+    config = export_config(1)
     picture = random_pictures(1, 1024).numpy()
     tokens = random_phrases(1).repeat(2, 1).view(2, 1, -1).numpy()
     sample = HubInput("sample", picture, tokens)

@@ -20,7 +20,7 @@ from promptseg.hubs.local.session import qnn_available
 from promptseg.networks import build_on_meta
 from promptseg.networks.xdecoder.model import MEAN, STD, vit_b
 from promptseg.networks.xdecoder.vit_backbone import VitBackbone, VitConfig
-from promptseg.params import ExportConfig
+from tests.graphs import export_config
 
 DATA = Path(__file__).parent / "data"
 TOLERANCE = {"atol": 1e-3, "rtol": 1e-3}  # of maps against the published ones, float32 after twelve blocks
@@ -109,7 +109,7 @@ def test_it_is_exported_and_decides_the_same(tmp_path, res):
     ids = random_phrases(1)
     sample = HubInput("sample", picture.clamp(0, 255).round().numpy(), torch.stack((ids, torch.ones_like(ids))).numpy())
     network = drawn(micro_vit(PAPER_RULE), seed=0)
-    config, path = ExportConfig(contract="challenge", opset=18, parity_samples=1), tmp_path / "graphs"
+    config, path = export_config(1), tmp_path / "graphs"
     report = export_graphs(network, res, config, [sample], path, model="micro", checkpoint_sha256="00")
     assert report.differing_pixels_worst <= MOST_DIFFERING_PIXELS
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())

@@ -18,6 +18,7 @@ COMMANDS = {
     "grid": "queue an experiment for each combination of values",
     "recommend": "show the experiments that none beats, and the one to take",
     "sweep-plot": "draw a sweep over res: mIoU, latency, and one against the other",
+    "sensitivity": "measure what 8 bits cost and save, layer by layer, and choose what `mixed` keeps",
     "devices": "estimate the latency of the exported graph, or of any ONNX file, on every device",
     "release": "make a folder that answers phrases on a device or a CPU without this project",
     "demo": "serve a page on this machine to try phrases on pictures",

@@ -41,10 +41,21 @@ RECORDED = {
     "fidelity": (*GRAPH, "predictions_sha256"),
 }
 
-DEVICE, ESTIMATED, CPU = "device", "estimated", "cpu"
+FLOATS = ("fp16", "fp32")  # precisions that rounding alone tells from float32
+DEVICE, ESTIMATED, SIMULATED, CPU = "device", "estimated", "simulated", "cpu"
 # kind of latency -> its name in a flat latency.json; the first that a run has is the one it is known by
-NAMES = {DEVICE: "latency_ms_device", ESTIMATED: "latency_ms_estimated", CPU: "host.latency_ms_cpu"}
-SPELLED = {DEVICE: "NPU, measured", ESTIMATED: "NPU, estimated", CPU: "this host's CPU"}
+NAMES = {
+    DEVICE: "latency_ms_device",
+    ESTIMATED: "latency_ms_estimated",
+    SIMULATED: "latency_ms_simulated",  # of a precision that has no line to estimate by
+    CPU: "host.latency_ms_cpu",
+}
+SPELLED = {
+    DEVICE: "NPU, measured",
+    ESTIMATED: "NPU, estimated",
+    SIMULATED: "NPU, simulated",
+    CPU: "this host's CPU",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,8 @@ def score(samples: Sequence[Sample], pictures: Sequence[Picture], predictions: M
 def latency_known_by(latency: Mapping[str, Any]) -> tuple[str | None, float | None]:
     """Return the kind and the milliseconds that a run is known by, from the contents of its latency.json.
 
-    A device's clock counts before an estimate, an estimate before the host's CPU; (None, None) where there is none.
+    A device's clock counts before an estimate, that before a simulation, and that before the host's CPU; (None, None)
+    where there is none.
     """
     host = latency.get("host") or {}
     for kind, name in NAMES.items():
@@ -103,7 +115,7 @@ def tradeoff_table(
     cell.
     """
     source, latency_ms = latency_known_by(latency)
-    if source in (DEVICE, ESTIMATED) and (fidelity.get("binary") or {}).get("iou_mean") is None:
+    if source in (DEVICE, ESTIMATED, SIMULATED) and (fidelity.get("binary") or {}).get("iou_mean") is None:
         source = f"{source}, masks not compared"
     point = {
         "res": res,

@@ -75,9 +75,12 @@ def table(points: pd.DataFrame) -> list[str]:
     front = pareto_front(points)
     width = min(24, max(len("experiment"), *(len(name) for name in points["name"])))
     source = points["latency_source"].iloc[0]
-    lines = [f"  {'experiment':{width}}  res  {'ms (' + source + ')':>14}  mIoU   95 % interval  ms (cpu)"]
+    several = points["precision"].nunique() > 1  # then it is what tells points apart, and the host's time goes
+    last = "precision" if several else "ms (cpu)"
+    lines = [f"  {'experiment':{width}}  res  {'ms (' + source + ')':>14}  mIoU   95 % interval  {last}"]
     for point in points.itertuples():
         cpu = "-" if pd.isna(point.latency_ms_cpu) else f"{point.latency_ms_cpu:.1f}"
+        cpu = point.precision if several else cpu
         interval = f"{point.miou_low:.3f} to {point.miou_high:.3f}"
         lines.append(
             f"{'*' if point.Index in front.index else ' '} {point.name[:width]:{width}} {point.res:4}"

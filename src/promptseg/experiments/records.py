@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from promptseg.scoring import CPU, DEVICE, ESTIMATED, NAMES
+from promptseg.scoring import CPU, DEVICE, ESTIMATED, FLOATS, NAMES, SIMULATED
 
 POINT = (
-    *("name", "can_be_applied", "res", "miou", "miou_low", "miou_high"),
+    *("name", "can_be_applied", "res", "precision", "miou", "miou_low", "miou_high"),
     *("latency_ms", "latency_ms_low", "latency_ms_high", "latency_source", "latency_ms_cpu"),
 )
 # Points are comparable when all of these are equal: the same questions, asked of the same kind of machine.
@@ -101,9 +101,9 @@ def comparable_points(rows: pd.DataFrame, floors: Floors, source: str | None = N
     """Return the points of the largest group of experiments that can be compared with each other.
 
     `source` is a kind of latency, or None: the NPU's that most of them have, a device's clock where as many have an
-    estimate, the host's where none has either. An experiment that shows the same figures under several names (the
-    workspace, a commit, an applied experiment) counts once, under its own name. Runs whose figures cannot be trusted
-    (see `_why_broken`) are left out. Raises ValueError when no run is left.
+    estimate, a simulation where more have one than an estimate, the host's where none has any. An experiment that shows
+    the same figures under several names (the workspace, a commit, an applied experiment) counts once, under its own
+    name. Runs whose figures cannot be trusted (see `_why_broken`) are left out. Raises ValueError when no run is left.
     """
     figures = _figures(rows)
     scored = figures[figures["miou"].notna() & ~figures["state"].isin(NOT_RUN)]
@@ -119,12 +119,12 @@ def comparable_points(rows: pd.DataFrame, floors: Floors, source: str | None = N
     alike = sound[group == group.value_counts(sort=False).idxmax()]
     points = {kind: _points(alike, kind) for kind in NAMES}
     if source is None:
-        npu = max((DEVICE, ESTIMATED), key=lambda kind: len(points[kind]))
+        npu = max((DEVICE, ESTIMATED, SIMULATED), key=lambda kind: len(points[kind]))
         source = npu if len(points[npu]) else CPU
     if points[source].empty:
         raise ValueError(f"got no experiment with {NAMES[source]}, wanted at least one; try another --latency")
     timed = alike[NAMES[source]].notna()
-    others = {kind: int((alike[NAMES[kind]].notna() & ~timed).sum()) for kind in (DEVICE, ESTIMATED)}
+    others = {kind: int((alike[NAMES[kind]].notna() & ~timed).sum()) for kind in (DEVICE, ESTIMATED, SIMULATED)}
     others = {kind: count for kind, count in others.items() if count}
     left_out = len(rows) - (len(scored) - len(sound)) - int(timed.sum()) - sum(others.values())
     return Comparable(points[source], alike.iloc[0][list(SAME)].to_dict(), others, broken, left_out)
@@ -184,6 +184,7 @@ def _figures(rows: pd.DataFrame) -> pd.DataFrame:
             "name": experiment.fillna(_column(rows, "rev")).astype(str),
             "can_be_applied": experiment.notna(),
             "res": _numbers(rows, "params.yaml:res").fillna(_numbers(rows, "res")).fillna(0).astype(int),
+            "precision": _column(rows, "precision").fillna(_column(rows, "export.precision")).fillna(FLOATS[0]),
             "state": _column(rows, "State"),
             "recorded_res": recorded[0] if recorded else np.nan,
             **{name: _column(rows, name) for name in SAME},
@@ -207,9 +208,11 @@ def _why_broken(row: Any, floors: Floors, by_npu: bool) -> str:
         return "its mIoU or the interval of it is missing or not finite"
     if row["non_finite"] > 0:
         return f"{row['non_finite']:.0f} of its masks hold values that are no numbers"
-    if row["float32.iou_mean"] < floors.mean:  # of its worst phrase nothing is asked: see hubs.fidelity
+    if (
+        row["precision"] in FLOATS and row["float32.iou_mean"] < floors.mean
+    ):  # of integers it is what is asked, of its worst phrase nothing is asked: see hubs.fidelity
         return f"rounding changes masks: {_ious(row, 'float32')}"
-    on_npu = row[[NAMES[DEVICE], NAMES[ESTIMATED]]].astype(float)
+    on_npu = row[[NAMES[DEVICE], NAMES[ESTIMATED], NAMES[SIMULATED]]].astype(float)
     if not by_npu or on_npu.isna().all():
         return ""
     if np.isinf(on_npu).any():
@@ -229,10 +232,10 @@ def _points(figures: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return the points of the rows that have this latency, each once, the fastest first."""
     name = NAMES[source]
     timed = figures[figures[name].notna()].sort_values("can_be_applied", ascending=False, kind="stable")
-    once = timed.drop_duplicates(["res", "miou", name, NAMES[CPU]]).sort_values(name, kind="stable")
+    once = timed.drop_duplicates(["res", "precision", "miou", name, NAMES[CPU]]).sort_values(name, kind="stable")
     points = pd.DataFrame(
         {
-            **{column: once[column] for column in ("name", "can_be_applied", "res", "miou")},
+            **{column: once[column] for column in ("name", "can_be_applied", "res", "precision", "miou")},
             "miou_low": once["miou_ci_low"],
             "miou_high": once["miou_ci_high"],
             **{f"latency_ms{end}": once[name + end] for end in ENDS},

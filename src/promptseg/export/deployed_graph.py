@@ -15,11 +15,13 @@ from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem, norm_conv, reparameterised
 from promptseg.export.rewrites.clipseg import FoldedDecoder, FoldedText, FoldedVision
 from promptseg.export.rewrites.convolutions import MatrixConvNorm
-from promptseg.export.rewrites.decoder import MatrixDecoder, PlainDecoder
+from promptseg.export.rewrites.decoder import SOFT_BLOCKED, MatrixDecoder, PlainDecoder, SoftDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
+from promptseg.export.rewrites.integers import BlockStem, MatrixResize, MildMask
 from promptseg.networks.clipseg.model import ClipSeg
 from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
+from promptseg.networks.xdecoder.layers import BLOCKED
 from promptseg.networks.xdecoder.mask_decoder import LEVELS
 from promptseg.networks.xdecoder.model import MASK_STRIDE, XDecoder, resize_canvas
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
@@ -27,8 +29,11 @@ from promptseg.networks.xdecoder.timm_backbone import TimmBackbone
 
 Maker = Callable[[Any], nn.Module]
 Part = TypeVar("Part", bound=nn.Module)
-Rewrite = Literal["stem", "blocks", "branches", "group_norms", "decoder", "features"]
-REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
+FloatRewrite = Literal["stem", "blocks", "branches", "group_norms", "decoder", "features"]
+IntegerRewrite = Literal["picture", "blocking", "decision"]  # what integers want besides
+Rewrite = FloatRewrite | IntegerRewrite
+REWRITES: tuple[Rewrite, ...] = get_args(FloatRewrite)
+INTEGER_REWRITES: tuple[Rewrite, ...] = (*REWRITES, *get_args(IntegerRewrite))
 PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
     "blocks": (FocalBlock, FoldedBlock),
     "branches": (TimmBackbone, reparameterised),
@@ -46,6 +51,17 @@ class DeployedNetwork(nn.Module, ABC):
 
     res: int
     to_canvas: nn.Module  # mask logits (h, w) -> float (CANVAS, CANVAS), 1 inside, 0 outside
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resize: nn.Module | None = None  # None: `resize_canvas`
+
+    def use_integer_borders(self, names: Collection[str] = ("picture", "decision")) -> None:
+        """Put the forms that integers want at the picture and at the mask into place."""
+        if "picture" in names:
+            self.resize = MatrixResize(self.res)
+        if "decision" in names and isinstance(self.to_canvas, CanvasMask):
+            self.to_canvas = MildMask(self.to_canvas)
 
     @abstractmethod
     def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
@@ -68,7 +84,8 @@ class DeployedNetwork(nn.Module, ABC):
 
     def best_mask_logits(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Logits [h, w] at stride 4 of the query that is most like the phrase."""
-        features = self.encode_picture(resize_canvas(image_input, self.res))
+        picture = resize_canvas(image_input, self.res) if self.resize is None else self.resize(image_input)
+        features = self.encode_picture(picture)
         return self.decode(features, self.encode_phrase(text_input[0]))[0]
 
 
@@ -132,7 +149,7 @@ class DeployedXDecoder(DeployedNetwork):
         if isinstance(backbone, FocalBackbone) and self.stem_is_folded:
             first = cast(FocalStage, backbone.stages[0])
             stem = FoldedStem(first.downsample, network.mean, network.std, res)
-            first.downsample = stem  # type: ignore[assignment]  # called alike
+            first.downsample = BlockStem(stem) if "picture" in rewrites else stem  # type: ignore[assignment]  # called alike
         conv, decoder = network.pixel_decoder.mask_features, network.mask_decoder
         cells = -(-res // MASK_STRIDE)
         sizes = [-(-cells // 2 ** (LEVELS - level)) for level in range(LEVELS)]
@@ -141,8 +158,13 @@ class DeployedXDecoder(DeployedNetwork):
         if "features" in rewrites and LevelFeatures.pays(decoder, cells):
             self.best_mask, features = TapMask(conv), LevelFeatures(conv, decoder, cells, sizes)
             self.network.pixel_decoder.mask_features = nn.Identity()  # type: ignore[assignment]
-        self.decoder = MatrixDecoder(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)
+        matrices = SoftDecoder if "blocking" in rewrites else MatrixDecoder
+        self.decoder = matrices(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)
+        if "blocking" in rewrites:
+            text = self.network.text_encoder  # a copy
+            text.causal = text.causal * (SOFT_BLOCKED / BLOCKED)
         self.to_canvas = CanvasMask(res, network.config.canvas_rule)
+        self.use_integer_borders(rewrites)
 
     def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
         """Return the map that the mask is made from (mask features, or what they come from), and the decoder's."""
@@ -205,9 +227,17 @@ DEPLOYED: dict[type[Network], Callable[[Any, int], DeployedNetwork]] = {
 }
 
 
-def deployed(network: Network, res: int) -> DeployedNetwork:
-    """Return the deployed form of a network at one `res`, in evaluation mode."""
-    return DEPLOYED[type(network)](network, res).eval().requires_grad_(False)
+def deployed(network: Network, res: int, integers: bool = False) -> DeployedNetwork:
+    """Return the deployed form of a network at one `res`, in evaluation mode; with `integers`, what they want of it."""
+    maker = DEPLOYED[type(network)]
+    graph = (
+        DeployedXDecoder(network, res, INTEGER_REWRITES)
+        if integers and isinstance(network, XDecoder)
+        else maker(network, res)
+    )
+    if integers:
+        graph.use_integer_borders()
+    return graph.eval().requires_grad_(False)
 
 
 def plain_mask(network: Network, image_input: Tensor, text_input: Tensor, res: int) -> Tensor:

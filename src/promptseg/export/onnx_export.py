@@ -41,6 +41,7 @@ from promptseg.networks.xdecoder.model import resize_canvas
 from promptseg.params import ExportConfig, check_res
 
 PRECISION = "fp16"  # of the arithmetic that the compiler chooses for a float32 file
+FLOAT = "fp32"  # of a graph that is not deployed, but made integers of: export/quantize.py
 MOST_DIFFERING_PIXELS = 1e-3  # share of the canvas; float32 against float32 flips pixels only at a mask's very border
 
 OP_COLUMNS = ["op", "count"]
@@ -81,15 +82,17 @@ def export_graphs(
 ) -> ExportReport:
     """Write `network` at `res` to `folder` as the ONNX files of `config.contract`; compare both on `samples`.
 
-    No sample is traced. model, checkpoint_sha256: the name and the digest of what `network` was read from; they go into
-    the files' record. Raises ValueError, and leaves no folder, when the exporter cannot write the opset that `config`
+    Where `config.precision` is one of integers, the graphs have the forms that they want, in float, and quantize.py
+    takes them on. No sample is traced. model, checkpoint_sha256: the name and the digest of what `network` was read
+    from; they go into the files' record. Raises ValueError, and leaves no folder, when the exporter cannot write the opset that `config`
     asks for, or when more than MOST_DIFFERING_PIXELS differ on any sample.
     """
     check_res("res", res)
     network.check_res("res", res)
     rules = {**network.rules, "canvas_rule": network.canvas_rule}
-    record = GraphRecord(model, res, PRECISION, checkpoint_sha256, **rules, contract=RECORDED_AS[config.contract])
-    graph = deployed(network, res)
+    precision = FLOAT if config.integers else PRECISION
+    record = GraphRecord(model, res, precision, checkpoint_sha256, **rules, contract=RECORDED_AS[config.contract])
+    graph = deployed(network, res, config.integers)
     parts = app_parts(graph) if config.contract == "app" else [challenge_part(graph)]
     with atomic_path(folder) as temporary:
         temporary.mkdir()

@@ -20,8 +20,9 @@ def open_hub(config: HubConfig, cache: Path) -> Hub:
     return LocalHub(config, cache)
 
 
-def check_hub(config: HubConfig, cache: Path) -> None:
-    """Refuse now what a hub would refuse after training: a device that it lacks and, of the cloud, token and version.
+def check_hub(config: HubConfig, cache: Path, precision: str = "fp16") -> None:
+    """Refuse now what a hub would refuse after training: a device that it lacks, or that lacks the precision, and, of
+    the cloud, token and version.
 
     For the local compiler this reads a table, in milliseconds, and loads neither torch nor ONNX Runtime; the cloud is
     asked. Raises ValueError (a device: with the nearest names), or what the cloud's client raises where it cannot be
@@ -30,8 +31,8 @@ def check_hub(config: HubConfig, cache: Path) -> None:
     if config.backend == "aihub":
         from promptseg.hubs.aihub.preflight import check_service
 
-        check_service(config, cache)
+        check_service(config, cache, precision)
     else:
         from promptseg.hubs.devices import find_device
 
-        find_device(config.device)
+        find_device(config.device).check_precision(precision)

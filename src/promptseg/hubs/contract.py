@@ -60,6 +60,18 @@ OUTPUTS = (PRED_MASK,)
 PICTURE, PHRASE, DECODER = "picture", "phrase", "decoder"
 MASK_LOGITS, SIMILARITY, PRESENCE = "mask_logits", "similarity", "presence"
 CHALLENGE, APP = "lpcvc-2025-track-2", "promptseg-app-1"
+FLOATS = ("fp16", "fp32")  # precisions of a GraphRecord that are none of integers ...
+INTEGERS = ("w8a16", "w8a8")  # ... and those that have nothing but integers
+# part of the deployed graph -> how the module paths of its nodes begin, below `network.`; see export/deployed_graph.py
+PARTS = {
+    "picture": ("graph", "<input>", "resize"),
+    "backbone": ("backbone",),
+    "pixel_decoder": ("pixel_decoder",),
+    "text_encoder": ("text_encoder",),
+    "decoder": ("decoder", "mask_decoder"),
+    "mask": ("best_mask", "to_canvas"),
+}
+OTHER = "other"
 RECORDED_AS = {"challenge": CHALLENGE, "app": APP}  # in a graph, by the name in params.yaml
 _PREFIX = "promptseg."  # of the record's keys in an ONNX file's metadata
 _AGAIN = "run `dvc repro export`"
@@ -82,6 +94,11 @@ class GraphRecord:
     mask_resize: str
     canvas_rule: str
     contract: str = CHALLENGE
+
+    @property
+    def integers(self) -> bool:
+        """Whether the graph is quantized."""
+        return self.precision not in FLOATS
 
     def write_into(self, content: onnx.ModelProto) -> None:
         """Replace the record in `content`: one entry per field, in the fields' order."""
@@ -340,3 +357,14 @@ def _spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
 
 def _spell(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs) or "none"
+
+
+def module_of(node: str) -> list[str]:
+    """Return the module path of a node's name: "network.backbone.stages.0/Conv_1" -> backbone, stages, 0."""
+    return node.removeprefix("network.").partition("/")[0].split(".")
+
+
+def part_of(node: str) -> str:
+    """Return the one of PARTS that a node belongs to, or OTHER: what the compiler adds, such as changes of layout."""
+    first = module_of(node)[0]
+    return next((part for part, firsts in PARTS.items() if first in firsts), OTHER)

@@ -83,9 +83,18 @@ class Fidelity:
 
 
 def infer(
-    hub: Hub, config: HubConfig, graphs: Path, compiled: Path, inputs: GraphInputs, predictions: Path
+    hub: Hub,
+    config: HubConfig,
+    graphs: Path,
+    compiled: Path,
+    inputs: GraphInputs,
+    predictions: Path,
+    floats: Path | None = None,
 ) -> Fidelity:
     """Write the scored mask of every input to `predictions`, and compare few of them; see the module.
+
+    floats: the folder of what quantized graphs were made of, empty or None where they are not. All masks are compared
+    with its, where the host makes them, and only told how far they are: that is the precision's own doing.
 
     The comparisons come first. Raises ValueError, and leaves no predictions, when a comparison falls below
     `config.min_fidelity_mean` or `_worst`, and FloatingPointError when an output holds a value that is no number; both
@@ -94,14 +103,21 @@ def infer(
     manifest = read_compiled(read_graphs(graphs), compiled, config)
     deployed = _Deployed(hub, config, graphs, compiled, manifest)
     float32 = binary = None
-    if manifest.precision != FLOAT32:
-        float32 = deployed.compare_with_float32(inputs.few(FLOAT32_SAMPLES))
+    floats = floats if floats is not None and any(floats.iterdir()) else None
+    made: list[Prediction] = []  # of all inputs, where they are compared anyway
+    if floats is not None and hub.emulates:
+        float32 = deployed.compare_with_float32(inputs, floats, made)
+    elif manifest.precision != FLOAT32:
+        float32 = deployed.compare_with_float32(inputs.few(FLOAT32_SAMPLES), floats)
     if manifest.placed_on_npu and config.emulator_samples:
         binary = deployed.compare_binary(inputs.few(config.emulator_samples))
-    outputs = masks_on_host(graphs, inputs, manifest.precision) if hub.emulates else hub.run(graphs, compiled, inputs)
     scored_by = deployed.host if hub.emulates else hub.runner
-    bar = tqdm(deployed.finite(outputs, scored_by, inputs), desc="infer", total=len(inputs), unit="phrase")
-    phrases = write_predictions(predictions, (Prediction(one.sample_id, Rle.from_mask(one.pred_mask)) for one in bar))
+    if made:
+        phrases = write_predictions(predictions, made)
+    else:
+        masks = masks_on_host(graphs, inputs, manifest.precision) if hub.emulates else hub.run(graphs, compiled, inputs)
+        bar = tqdm(deployed.finite(masks, scored_by, inputs), desc="infer", total=len(inputs), unit="phrase")
+        phrases = write_predictions(predictions, map(_prediction, bar))
     return Fidelity(
         binary=binary,
         float32=float32,
@@ -132,23 +148,30 @@ class _Deployed:
         """ONNX Runtime in the binary's precision, for people."""
         return f"{HOST}, {self.manifest.precision}"
 
-    def compare_with_float32(self, few: GraphInputs) -> Comparison:
-        """Hold ONNX Runtime in the binary's precision to float32, on the mean alone.
+    def compare_with_float32(
+        self, few: GraphInputs, floats: Path | None = None, made: list[Prediction] | None = None
+    ) -> Comparison:
+        """Hold ONNX Runtime in the binary's precision to float32, on the mean alone; a quantized graph to nothing.
 
         Of 64 phrases one may have two queries that fit alike, of which rounding takes the other: that is the doing of
-        the precision itself, it is scored, and the binary does the same.
+        the precision itself, it is scored, and the binary does the same. How far integers are from `floats` is what a
+        user asks. The masks compared are added to `made`.
         """
         here, there = tee(few)
-        rounded = masks_on_host(self.graphs, here, self.manifest.precision)
-        names = self.host, f"{HOST}, {FLOAT32}"
-        return self._compared(names, rounded, masks_on_host(self.graphs, there), few, min_worst=0.0)
+        rounded: Iterable[HubOutput] = masks_on_host(self.graphs, here, self.manifest.precision)
+        if made is not None:
+            rounded = _recorded(tqdm(rounded, desc="infer", total=len(few), unit="phrase"), made)
+        names, wanted = (self.host, f"{HOST}, {FLOAT32}"), masks_on_host(floats or self.graphs, there)
+        floors = (self.config.min_fidelity_mean if floats is None else 0.0, 0.0)
+        return self._compared(names, rounded, wanted, few, floors)
 
     def compare_binary(self, few: GraphInputs) -> Comparison:
         """Hold the binary to ONNX Runtime in the same precision."""
         here, there = tee(few)
         ran = self.hub.run(self.graphs, self.compiled, here)
         wanted = masks_on_host(self.graphs, there, self.manifest.precision)
-        return self._compared((self.hub.runner, self.host), ran, wanted, few, self.config.min_fidelity_worst)
+        floors = (self.config.min_fidelity_mean, self.config.min_fidelity_worst)
+        return self._compared((self.hub.runner, self.host), ran, wanted, few, floors)
 
     def _compared(
         self,
@@ -156,11 +179,10 @@ class _Deployed:
         first: Iterable[HubOutput],
         second: Iterable[HubOutput],
         few: GraphInputs,
-        min_worst: float,
+        floors: tuple[float, float],
     ) -> Comparison:
         pairs = zip(self.finite(first, names[0], few), self.finite(second, names[1], few), strict=True)
         comparison, ious = compare_masks(names, pairs, few.samples)
-        floors = (self.config.min_fidelity_mean, min_worst)
         if _below(floors, comparison):
             raise ValueError(_too_far_apart(floors, comparison, ious) + self._strays(few, comparison.worst_sample))
         return comparison
@@ -226,6 +248,16 @@ def compare_masks(
         miou_change_high=change_high or 0.0,
     )
     return comparison, ious
+
+
+def _prediction(output: HubOutput) -> Prediction:
+    return Prediction(output.sample_id, Rle.from_mask(output.pred_mask))
+
+
+def _recorded(outputs: Iterable[HubOutput], made: list[Prediction]) -> Iterator[HubOutput]:
+    for output in outputs:
+        made.append(_prediction(output))
+        yield output
 
 
 def _iou_with_truth(mask: NDArray[np.bool_], sample: Sample) -> float:

@@ -31,6 +31,7 @@ from promptseg.params.datasets import (
 from promptseg.params.sections import (
     STRICT,
     AiHubConfig,
+    CalibrationConfig,
     ExportConfig,
     FinetuneConfig,
     HubConfig,
@@ -45,6 +46,7 @@ from promptseg.params.sections import (
 
 __all__ = [
     "AiHubConfig",
+    "CalibrationConfig",
     "DataConfig",
     "ExportConfig",
     "FinetuneConfig",

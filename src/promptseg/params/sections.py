@@ -34,6 +34,8 @@ ZoomRange = Annotated[tuple[Zoom, ...], Field(min_length=2, max_length=2, descri
 Email = Annotated[str, Field(pattern=r"^[^@]+@[^@]+$", description="an e-mail address")]
 Version = Annotated[str, Field(pattern=r"^\S+$", description="text: a version as AI Hub lists it, such as '2.45'")]
 
+Precision = Literal["fp16", "w8a16", "w8a8", "mixed"]
+
 
 def check_res(key: str, res: int) -> None:
     """Raise ValueError where the backbone or the canvas cannot have a side of `res` pixels."""
@@ -151,15 +153,39 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class CalibrationConfig:
+    """What ranges of integers are made from: `samples` of the train split, and how, see export/quantize.py."""
+
+    samples: Count
+    method: Literal["minmax", "percentile", "entropy", "mse"]
+
+
+@dataclass(frozen=True, config=STRICT)
 class ExportConfig:
     """`contract` is whose inputs and outputs the graphs have (hubs/contract.py).
 
-    `parity_samples`: how many samples that were not traced the graphs are compared with torch on.
+    `parity_samples`: how many samples that were not traced the graphs are compared with torch on. `keep`: what `mixed`
+    keeps in 16 bits or float; null is what was measured for the model.
     """
 
     contract: Literal["challenge", "app"]
     opset: Annotated[int, Field(ge=17, le=23, description="an ONNX opset from 17 to 23")]
     parity_samples: Count
+    precision: Precision
+    calibration: CalibrationConfig
+    keep: tuple[str, ...] | None
+
+    @property
+    def integers(self) -> bool:
+        """Whether the graphs are quantized."""
+        return self.precision != "fp16"
+
+    @field_validator("precision")
+    @classmethod
+    def _is_quantized_whole(cls, precision: str, info: ValidationInfo) -> str:
+        if precision != "fp16" and info.data.get("contract") == "app":
+            raise ValueError("fp16 with export.contract app: only the challenge's one graph is quantized")
+        return precision
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -102,7 +102,7 @@ class AiHub:
             return service.upload_graph(path, work.compile_name), None
 
         def upload() -> str:
-            check_target(service, self._config)
+            check_target(service, self._config, work.precision)
             return jobs.upload_once(GRAPH, graph.sha256, send)
 
         def submit(model_id: str) -> str:

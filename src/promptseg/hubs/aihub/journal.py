@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import Graph
+from promptseg.hubs.contract import INTEGERS, Graph, read_record
 
 INTENT, REFUSED, SUBMITTED, FOUND, FAILED = "intent", "refused", "submitted", "found", "failed"
 UPLOADED, DISTRUSTED = "uploaded", "distrusted"
 PREFIX = "promptseg"
+FLOAT16 = "--qnn_options default_graph_htp_precision=FLOAT16"
 _DIGITS = 20  # 80 bits of the hash: no two jobs of one account will ever meet
 _LOG = logging.getLogger(__name__)
 
@@ -36,20 +37,21 @@ class Work:
     device: str
     qairt_version: str
     outputs: tuple[str, ...]  # names of the graph's
+    precision: str = "fp16"  # of the graph's record
 
     @classmethod
     def of(cls, graph: Graph, device: str, qairt_version: str) -> "Work":
         """Return the work on one of an export's graphs."""
-        return cls(graph.sha256, device, qairt_version, tuple(spec.name for spec in graph.outputs))
+        outputs, precision = tuple(spec.name for spec in graph.outputs), read_record(graph.path).precision
+        return cls(graph.sha256, device, qairt_version, outputs, precision)
 
     @property
     def compile_options(self) -> str:
         """The compiler's options: runtime, precision and output names are stated, never left to a default."""
         names = ",".join(self.outputs)
-        return (
-            f"--target_runtime qnn_context_binary --qairt_version {self.qairt_version} --output_names {names} "
-            "--qnn_options default_graph_htp_precision=FLOAT16"
-        )
+        options = f"--target_runtime qnn_context_binary --qairt_version {self.qairt_version} --output_names {names}"
+        # What a quantized graph leaves in float is computed in float16, too, and only `mixed` may leave anything.
+        return options if self.precision in INTEGERS else f"{options} {FLOAT16}"
 
     @property
     def run_options(self) -> str:

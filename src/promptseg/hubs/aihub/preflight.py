@@ -13,7 +13,7 @@ from onnx import TensorProto
 from promptseg.files import read_json, write_json
 from promptseg.hubs.aihub import jobs
 from promptseg.hubs.aihub.service import BusyError, RefusedError, Service, UnreachableError, read_configuration
-from promptseg.hubs.contract import read_graphs
+from promptseg.hubs.contract import INTEGERS, read_graphs
 from promptseg.params import HubConfig
 
 SIGN_IN_WAITS_S = (3.0, 6.0)  # with three tries of at most 11 s each: a server that is down is noticed in 42 s
@@ -90,7 +90,7 @@ def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def check_service(config: HubConfig, cache: Path | None = None) -> None:
+def check_service(config: HubConfig, cache: Path | None = None, precision: str = "fp16") -> None:
     """Sign in, and check device and version of the tools, before anything is computed: three requests, no upload.
 
     The account is remembered below `cache`, if one is given. Raises RefusedError, with the remedy, for what the service
@@ -98,7 +98,7 @@ def check_service(config: HubConfig, cache: Path | None = None) -> None:
     """
     service = Service()
     sign_in(service, cache)
-    check_target(service, config)
+    check_target(service, config, precision)
 
 
 def sign_in(service: Service, cache: Path | None) -> str:
@@ -119,7 +119,7 @@ def remembered_account(cache: Path) -> str | None:
     return read_json(path).get(_fingerprint()) if path.is_file() else None
 
 
-def check_target(service: Service, config: HubConfig) -> None:
+def check_target(service: Service, config: HubConfig, precision: str) -> None:
     """Raise RefusedError if the service has no such device, it lacks what the precision needs, or no such tools."""
     devices = service.devices()
     if config.device not in devices:
@@ -127,22 +127,24 @@ def check_target(service: Service, config: HubConfig) -> None:
         known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {len(devices)} others"
         raise RefusedError(f"hub.device: got {config.device!r}, wanted a device that AI Hub has; {known}")
     attributes = devices[config.device]
-    lacks = _lacking(attributes)
+    lacks = _lacking(attributes, precision)
     if lacks:
         raise RefusedError(
             f"hub.device: got {config.device!r}, {lacks} ({', '.join(sorted(attributes))}), wanted an NPU that "
-            "computes in float16, such as that of 'Snapdragon X Elite CRD'"
+            f"computes in {'integers' if precision in INTEGERS else 'float16'}, as 'Snapdragon X Elite CRD' does"
         )
     version, versions = config.aihub.qairt_version, service.qairt_versions()
     if versions and version not in versions:
         raise RefusedError(f"hub.aihub.qairt_version: got {version!r}, wanted one of {', '.join(versions)}")
 
 
-def _lacking(attributes: set[str]) -> str:
+def _lacking(attributes: set[str], precision: str) -> str:
     """Say what a device lacks by what the service lists of it; of a device that nothing is listed of, nothing."""
     kinds = {attribute.partition(":")[0] for attribute in attributes}
     if "framework" in kinds and "framework:qnn" not in attributes:
         return "which runs no QNN binaries"
+    if precision in INTEGERS:
+        return ""
     if kinds & {"hexagon", "htp-supports-fp16"} and "htp-supports-fp16:true" not in attributes:
         return "whose NPU has no float16"
     return ""

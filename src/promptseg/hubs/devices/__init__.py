@@ -81,6 +81,14 @@ class Device:
     simulated_chip: Chip
     lines: dict[str, Line]
 
+    def check_precision(self, precision: str) -> None:
+        """Raise ValueError where the device does not compute in a precision; `mixed` needs 16-bit integers."""
+        if ("w8a16" if precision == "mixed" else precision) not in self.precisions:
+            raise ValueError(
+                f"export.precision: got {precision!r}, which {self.name} does not compute in, wanted one of "
+                f"{', '.join(sorted(self.precisions))}, or another hub.device"
+            )
+
 
 @cache
 def devices() -> tuple[Device, ...]:

@@ -65,6 +65,7 @@ class LocalHub:
     def compile(self, graphs: Path, folder: Path) -> CompiledGraphs:
         """Write context binaries, wrappers and manifest to `folder`; the same graphs give the same bytes."""
         exported = read_graphs(graphs)
+        self._device.check_precision(exported.record.precision)
         note = "" if qnn_available() else NOTHING_COMPILED
         with atomic_path(folder) as temporary:
             temporary.mkdir()
@@ -165,7 +166,7 @@ class LocalHub:
             model=record.model,
             res=record.res,
             runtime="QNN context binary" if made else "ONNX Runtime, CPU",
-            precision=record.precision if made else "fp32",
+            precision=record.precision if made or record.integers else "fp32",
             placed_on_npu=bool(made),
             graph_sha256=graphs.sha256,
             binaries=tuple(binaries),

@@ -14,22 +14,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from promptseg.hubs.contract import OTHER, PARTS, part_of
+
 _START = b'{ \n  "traceEvents"'
 _FREQUENCY = "sim_core_freq"  # MHz: the timeline counts the core's cycles
 _MATRIX, _LAST_VECTOR = 0, 4  # threads: the matrix unit's, then four of the vector unit; above them the memory's
 _WAITING = "default_"  # starts and ends of work that runs in another thread
 _ID_MASK = 0xFFFFFFFF
 _BORDER = {2: "<input>", 3: "<output>"}
-# part of the deployed graph -> how the module paths of its nodes begin, below `network.`; see export/deployed_graph.py
-PARTS = {
-    "picture": ("graph", "<input>"),
-    "backbone": ("backbone",),
-    "pixel_decoder": ("pixel_decoder",),
-    "text_encoder": ("text_encoder",),
-    "decoder": ("decoder", "mask_decoder"),
-    "mask": ("best_mask", "to_canvas"),
-}
-OTHER = "other"
 _LONGEST_NAME = 400
 _NAME = re.compile(rb"\x04\x00\x00\x00(....)(?=[\x20-\x7e])", re.DOTALL)
 
@@ -84,17 +76,6 @@ def add_up(times: Mapping[str, NodeTime], group_of: Callable[[str], str]) -> dic
         for field in fields(NodeTime):
             setattr(total, field.name, getattr(total, field.name) + getattr(time, field.name))
     return dict(groups)
-
-
-def module_of(node: str) -> list[str]:
-    """Return the module path of a node's name: "network.backbone.stages.0/Conv_1" -> backbone, stages, 0."""
-    return node.removeprefix("network.").partition("/")[0].split(".")
-
-
-def part_of(node: str) -> str:
-    """Return the one of PARTS that a node belongs to, or OTHER: what the compiler adds, such as changes of layout."""
-    first = module_of(node)[0]
-    return next((part for part, firsts in PARTS.items() if first in firsts), OTHER)
 
 
 def part_times_ms(times: Mapping[str, NodeTime]) -> dict[str, float]:

@@ -1,0 +1,203 @@
+"""sensitivity: what 8 bits cost and save, part by part and layer by layer, and what `mixed` should keep.
+
+    dvc repro export                      # with export.precision of integers: writes models/float/model.onnx
+    python -m promptseg sensitivity       # a table, metrics/sensitivity.csv and .svg, and export.keep in params.yaml
+
+Each part, then each layer, is put into 8 bits alone, the rest in float: IoU of the masks with those of the float graph
+(ONNX Runtime), and the simulated milliseconds of the whole graph. Then, from 8 bits everywhere, the layers that lose
+most for each millisecond that they save are put into 16 bits, one after the other, as long as that helps. Twelve
+minutes or so for nano at 320 px on two idle cores; after `--minutes` no further layer is begun.
+"""
+
+import argparse
+import re
+import tempfile
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from promptseg.commands import say
+from promptseg.commands.project import project_root
+from promptseg.export.quantize import (
+    Bits,
+    Calibrated,
+    bits_of,
+    calibrate,
+    calibration_inputs,
+    is_named,
+    prepared,
+    quantized,
+)
+from promptseg.files import atomic_path, write_rows
+from promptseg.hubs.contract import PARTS, module_of
+from promptseg.hubs.devices import Chip, find_device
+from promptseg.hubs.host import GraphInputs, HostSession
+from promptseg.hubs.local.profile import simulate
+from promptseg.hubs.local.session import qnn_available
+from promptseg.metrics import overlap
+from promptseg.params import PARAMS_FILE, read_params, read_paths
+from promptseg.report.charts import Bar, draw_bars
+
+DEPTH = 3  # of the module path that is a layer: "decoder.cross_attentions.2"
+LEAST_MS = 0.01  # that a layer is taken to save, where it saves less: the simulator's own noise
+_KEEP = re.compile(r"^(  keep: )(?:\[[^\]\n]*\]|\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One graph: what is in 8 bits or, of a choice, in 16; its masks beside the float ones, and its latency."""
+
+    kind: str  # whole, part, layer or choice
+    name: str
+    iou_mean: float
+    iou_worst: float
+    latency_ms_simulated: float | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every graph is measured with."""
+
+    calibrated: Calibrated
+    samples: GraphInputs
+    masks: list[NDArray[np.bool_]]  # of the float graph
+    chip: Chip
+    cache: Path
+
+    def measure(self, kind: str, name: str, bits: Mapping[str, Bits]) -> Row:
+        """Quantize, decide the samples' masks, and simulate, where the compiler is installed."""
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
+            graph = Path(folder) / "model.onnx"
+            onnx.save(quantized(self.calibrated, bits), graph)
+            return self.measure_file(kind, name, graph)
+
+    def measure_file(self, kind: str, name: str, graph: Path) -> Row:
+        """Measure a graph as it is."""
+        session = HostSession(graph)
+        ious = [
+            overlap(session.decide(sample).pred_mask, mask).iou
+            for sample, mask in zip(self.samples, self.masks, strict=True)
+        ]
+        ms = simulate(graph, self.chip, self.cache).cost.bounds_ms[0] if qnn_available() else None
+        return Row(kind, name, round(float(np.mean(ious)), 5), round(min(ious), 5), ms)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument(
+        "--samples", type=int, default=16, help="of hub.split, spread over kinds of phrase (default 16)"
+    )
+    parser.add_argument(
+        "--target", type=float, default=0.98, help="mean IoU with the float masks that is enough (0.98)"
+    )
+    parser.add_argument("--minutes", type=float, default=15.0, help="after which no further layer is begun (15)")
+    parser.add_argument("--parts-only", action="store_true", help="no layers: a choice among parts, in two minutes")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print, draw, choose, and write the choice to params.yaml."""
+    if options.samples < 1:
+        raise ValueError(f"--samples: got {options.samples}, wanted at least 1")
+    ends = time.monotonic() + 60 * options.minutes
+    root = project_root()
+    bench = _bench(root, options.samples)
+    whole = [
+        bench.measure_file("whole", "float", read_paths(root)["float"] / "model.onnx"),
+        bench.measure("whole", "8 bits", bits_of(bench.calibrated.nodes, "w8a8")),
+    ]
+    names = [("part", part) for part in PARTS if any(is_named(node, part) for node in bench.calibrated.nodes)]
+    if not options.parts_only:
+        names += [("layer", layer) for layer in layers_of(bench.calibrated.nodes)]
+    rows: list[Row] = []
+    for kind, name in tqdm(names, desc="sensitivity", unit="graph"):
+        if time.monotonic() > ends - 60 * options.minutes / 4:  # the rest is for the choice
+            say(f"--minutes: {len(names) - len(rows)} layers were not begun, from {name} on")
+            break
+        rows.append(bench.measure(kind, name, _alone(bench.calibrated.nodes, name)))
+    candidates = [row for row in rows if row.kind == ("part" if options.parts_only else "layer")]
+    choices = choose(bench, whole, candidates, options.target, ends)
+    kept = choices[-1].name if choices else ""
+    everything = [*whole, *rows, *choices]
+    for row in everything:
+        ms = "-" if row.latency_ms_simulated is None else f"{row.latency_ms_simulated:.2f}"
+        say(f"{row.kind:7}{row.name:60.60}  IoU {row.iou_mean:.4f}, worst {row.iou_worst:.3f}  {ms:>7} ms simulated")
+    metrics = root / "metrics"
+    write_rows(metrics / "sensitivity.csv", map(asdict, everything), [field.name for field in fields(Row)])
+    with atomic_path(metrics / "sensitivity.svg") as path:
+        path.write_text(
+            draw_bars([Bar(row.name, 1 - row.iou_mean) for row in rows], "1 - IoU with the float masks"), "utf-8"
+        )
+    write_keep(root / PARAMS_FILE, kept.split())
+    say(f"export.keep: [{', '.join(kept.split())}], for -S export.precision=mixed")
+    return 0
+
+
+def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: float, ends: float) -> list[Row]:
+    """Put layers into 16 bits, those first that lose most for a millisecond saved, while that helps.
+
+    Returns a row for each layer that was kept, its name all names so far; ends where `target` is reached, where the
+    graph would be slower than in float, or when the time is over.
+    """
+    in_float, best = whole
+    kept: list[str] = []
+    choices: list[Row] = []
+    for candidate in sorted(candidates, key=lambda row: _loss_per_ms(row, in_float), reverse=True):
+        if best.iou_mean >= target or candidate.iou_mean >= 1 or time.monotonic() > ends:
+            break
+        names = [*kept, candidate.name]
+        row = bench.measure("choice", " ".join(names), bits_of(bench.calibrated.nodes, "mixed", names))
+        slower = (row.latency_ms_simulated or 0) > (in_float.latency_ms_simulated or float("inf"))
+        if row.iou_mean > best.iou_mean and not slower:
+            kept, best = names, row
+            choices.append(row)
+    return choices
+
+
+def layers_of(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Return the module paths of a graph's nodes, cut to DEPTH names, in the graph's order."""
+    return list(dict.fromkeys(".".join(module_of(node.name)[:DEPTH]) for node in nodes))
+
+
+def write_keep(params: Path, names: Collection[str]) -> None:
+    """Set export.keep in params.yaml, and change nothing else of it. Raises ValueError where it has no such line."""
+    text = params.read_text(encoding="utf-8")
+    value = f"[{','.join(names)}]"
+    changed, count = _KEEP.subn(lambda match: match[1] + value, text)
+    if count != 1:
+        raise ValueError(f"{params}: got {count} lines `keep:` of one value, wanted one, of the section export")
+    with atomic_path(params) as path:
+        path.write_text(changed, encoding="utf-8")
+
+
+def _bench(root: Path, samples: int) -> Bench:
+    params, paths = read_params(root), read_paths(root)
+    graph = paths["float"] / "model.onnx"
+    if not graph.is_file():
+        raise ValueError(
+            f"{graph}: got no float graph in forms for integers, wanted one; `dvc repro export` with export.precision "
+            "w8a8, w8a16 or mixed (with export.keep: []) writes it"
+        )
+    data = paths["images"], paths["samples"], paths["tokens"]
+    calibration = params.export.calibration
+    calibrated = calibrate(prepared(graph), calibration_inputs(*data, calibration.samples), calibration.method)
+    few = GraphInputs(*data, params.hub.split, None).few(samples)
+    session = HostSession(graph)
+    masks = [session.run(sample) for sample in few]
+    chip = find_device(params.hub.device).simulated_chip
+    return Bench(calibrated, few, masks, chip, root / ".cache" / "simulations")
+
+
+def _alone(nodes: list[onnx.NodeProto], name: str) -> dict[str, Bits]:
+    return {node.name: "8" if is_named(node, name) else "float" for node in nodes}
+
+
+def _loss_per_ms(row: Row, in_float: Row) -> float:
+    if row.latency_ms_simulated is None or in_float.latency_ms_simulated is None:
+        return 1 - row.iou_mean
+    return (1 - row.iou_mean) / max(in_float.latency_ms_simulated - row.latency_ms_simulated, LEAST_MS)

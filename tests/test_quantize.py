@@ -1,0 +1,203 @@
+"""Integers: forms equal to the plain ones, graphs that say what they are, and mistakes that are named."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch.nn import functional as F
+
+from promptseg.datasets.preprocess import CANVAS
+from promptseg.export import quantize
+from promptseg.export.deployed_graph import INTEGER_REWRITES, DeployedXDecoder, plain_mask
+from promptseg.export.quantize import (
+    KEPT,
+    _check_masks,
+    bits_of,
+    calibrate,
+    calibration_inputs,
+    is_named,
+    kept,
+    least_squares,
+    prepared,
+    quantized,
+)
+from promptseg.export.rewrites.backbone import FoldedStem
+from promptseg.export.rewrites.features import CanvasMask
+from promptseg.export.rewrites.integers import BlockStem, MatrixResize, MildMask
+from promptseg.hubs.base import HubInput
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.hubs.host import HostSession
+from promptseg.networks.xdecoder.backbone import Downsample
+from promptseg.networks.xdecoder.model import resize_canvas
+from tests.graphs import export_config, write_bright_graph
+from tests.networks import micro_network
+
+
+def sample(seed: int) -> HubInput:
+    """Random cells of 64x64 pixels, and ids of which the first is small."""
+    cells = np.random.default_rng(seed).integers(0, 256, (1, 3, 16, 16))
+    text = np.full(TEXT_INPUT.shape, 7, np.int32)
+    return HubInput(f"{seed}", cells.repeat(64, 2).repeat(64, 3).astype(np.float32), text)
+
+
+SAMPLES = [sample(seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bright_graph(tmp_path_factory.mktemp("graph") / "bright.onnx")
+
+
+@pytest.mark.parametrize("res", [64, 131])
+def test_the_resize_by_matrices_is_the_bilinear_one(res: int) -> None:
+    canvas = torch.rand(1, 3, CANVAS, CANVAS) * 255
+    assert torch.allclose(MatrixResize(res)(canvas), resize_canvas(canvas, res), atol=1e-3)
+
+
+@pytest.mark.parametrize("res", [64, 70])
+def test_the_stem_on_blocks_is_the_stem(res: int) -> None:
+    torch.manual_seed(0)
+    stem = FoldedStem(Downsample(3, 8, 7, 4, 3), torch.full((3, 1, 1), 120.0), torch.full((3, 1, 1), 57.0), res)
+    picture = torch.rand(1, res, res, 3) * 255
+    assert torch.allclose(BlockStem(stem)(picture), stem(picture), atol=1e-4)
+
+
+def test_the_mild_decision_is_the_steep_one() -> None:
+    torch.manual_seed(0)
+    steep, logits = CanvasMask(64, "crop"), torch.randn(16, 16) * 5
+    assert ((steep(logits) > 0.5) != (MildMask(steep)(logits) > 0.5)).float().mean() < 1e-5
+
+
+@pytest.mark.parametrize("left_out", ["", "picture", "blocking", "decision"])
+def test_the_graph_for_integers_decides_in_float_as_the_network(left_out: str) -> None:
+    network = micro_network()
+    names = [name for name in INTEGER_REWRITES if name != left_out]
+    image = torch.from_numpy(SAMPLES[0].image_input)
+    text = torch.full(TEXT_INPUT.shape, 3, dtype=torch.int32)
+    text[0, 0, 5:] = network.text_encoder.end_of_text
+    made = DeployedXDecoder(network, 96, names).eval()(image, text) > 0.5
+    assert (made != plain_mask(network, image, text, 96)).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "w8a16"])
+def test_a_quantized_graph_decides_nearly_as_the_float_one(bright: Path, tmp_path: Path, precision: str) -> None:
+    calibrated = calibrate(prepared(bright), SAMPLES, "minmax")
+    content = quantized(calibrated, bits_of(calibrated.nodes, precision))
+    onnx.save(content, tmp_path / "model.onnx")
+    assert {node.op_type for node in content.graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
+    masks = [HostSession(path).run(SAMPLES[1]) for path in (bright, tmp_path / "model.onnx")]
+    assert (masks[0] == masks[1]).mean() > 0.97
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_every_method_gives_each_tensor_a_range(bright: Path, method: str) -> None:
+    ranges = calibrate(prepared(bright), SAMPLES, method).ranges
+    assert all(low <= high for low, high in (data.range_value for data in ranges.values()))
+
+
+def test_least_squares_cuts_off_what_is_rare_and_far() -> None:
+    values = np.append(np.random.default_rng(0).normal(size=2_000_000), [60.0])
+    low, high = least_squares(*np.histogram(values, 2048))
+    assert low < -2 < 2 < high < 40
+
+
+def test_keep_names_parts_modules_and_operations(bright: Path) -> None:
+    nodes = list(prepared(bright).graph.node)
+    bits = bits_of(nodes, "mixed", ["Conv", "Gather:float"])
+    assert {bits[node.name] for node in nodes if node.op_type == "Conv"} == {"16"}
+    assert {bits[node.name] for node in nodes if node.op_type == "Gather"} == {"float"}
+    node = onnx.helper.make_node("Add", ["a", "b"], ["c"], "network.decoder.layers.2/Add_3")
+    assert all(is_named(node, name) for name in ("decoder", "decoder.layers", "decoder.layers.2", "Add"))
+    assert not any(is_named(node, name) for name in ("backbone", "decoder.layers.22", "decoder.lay"))
+
+
+def test_what_a_choice_is_made_of_has_16_bits() -> None:
+    nodes = [
+        onnx.helper.make_node("LayerNormalization", ["x", "s"], ["state"], "a/norm"),
+        onnx.helper.make_node("MatMul", ["state", "w"], ["product"], "a/product"),
+        onnx.helper.make_node("LpNormalization", ["product"], ["unit"], "a/unit"),
+        onnx.helper.make_node("MatMul", ["unit", "phrase"], ["likeness"], "a/likeness"),
+        onnx.helper.make_node("ArgMax", ["likeness"], ["best"], "a/best"),
+        onnx.helper.make_node("Gather", ["state", "best"], ["kernel"], "a/kernel"),
+    ]
+    bits = bits_of(nodes, "w8a8")
+    assert [name for name, each in bits.items() if each == "16"] == ["a/product", "a/unit", "a/likeness"]
+    assert set(bits_of(nodes, "w8a16").values()) == {"16"}
+
+
+def test_an_unknown_name_to_keep_is_refused(bright: Path) -> None:
+    with pytest.raises(ValueError, match=r"export.keep: got 'decodr', wanted a part \(picture, .*kind of operation"):
+        bits_of(list(prepared(bright).graph.node), "mixed", ["decodr"])
+
+
+def test_mixed_keeps_what_was_measured_or_says_that_nothing_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KEPT, "nano", ("decoder",))
+    assert kept(export_config(precision="mixed"), "nano") == ("decoder",)
+    assert kept(export_config(precision="mixed", keep=("Softmax",)), "nano") == ("Softmax",)
+    assert kept(export_config(precision="w8a8"), "nano") == ()
+    with pytest.raises(ValueError, match=r"export.keep: got null, and nothing was measured for 'other'"):
+        kept(export_config(precision="mixed"), "other")
+
+
+def test_empty_masks_are_found_before_compiling(bright: Path, tmp_path: Path) -> None:
+    content = onnx.load(bright)
+    for tensor in content.graph.initializer:
+        if tensor.name == "thresholds":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tensor.dims, 1e4, np.float32), tensor.name))
+    onnx.save(content, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="got empty masks on 2 calibration samples"):
+        _check_masks(bright, tmp_path / "model.onnx", SAMPLES)
+
+
+def test_values_that_are_no_numbers_give_no_range(bright: Path) -> None:
+    broken = HubInput("x", np.full(IMAGE_INPUT.shape, np.nan, np.float32), SAMPLES[0].text_input)
+    with pytest.raises(ValueError, match="got values that are no numbers in"):
+        calibrate(prepared(bright), [broken], "minmax")
+
+
+def test_more_calibration_samples_than_there_are_and_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Inputs(list[int]):
+        def few(self, count: int) -> "Inputs":
+            return Inputs(self[:count])
+
+    monkeypatch.setattr(quantize, "GraphInputs", lambda *_: Inputs(range(3)))
+    assert len(calibration_inputs(Path(), Path(), Path(), 3)) == 3
+    with pytest.raises(ValueError, match=r"export.calibration.samples: got 4, wanted at most 3"):
+        calibration_inputs(Path(), Path(), Path(), 4)
+
+    def none(*_: object) -> None:
+        raise ValueError("has no sample of the split 'train'")
+
+    monkeypatch.setattr(quantize, "GraphInputs", none)
+    with pytest.raises(ValueError, match="nothing to take them from"):
+        calibration_inputs(Path(), Path(), Path(), 1)
+
+
+def test_biased_products_are_cut_and_blocks_are_one_operation(tmp_path: Path) -> None:
+    class Graph(torch.nn.Module):
+        def forward(self, image_input: torch.Tensor, text_input: torch.Tensor) -> torch.Tensor:
+            rows = F.avg_pool2d(image_input[0], 8)  # (3, 128, 128)
+            blocks = image_input.view(1, 3, 256, 4, 256, 4).permute(0, 3, 5, 1, 2, 4).reshape(1, 48, 256, 256)
+            total = rows[0] @ rows[1].T + rows[2].relu() * text_input.sum()
+            return F.interpolate((total[None, None] + blocks.mean()), (CANVAS, CANVAS))[0, 0]
+
+    from promptseg.export.onnx_export import trace_graph
+
+    trace_graph(Graph().eval(), 18, tmp_path / "graph.onnx")
+    made = prepared(tmp_path / "graph.onnx")
+    kinds = [node.op_type for node in made.graph.node]
+    assert "SpaceToDepth" in kinds
+    assert "Gemm" not in kinds
+    known = {value.name for value in (*made.graph.value_info, *made.graph.output)}
+    assert {name for node in made.graph.node for name in node.output} <= known
+    onnx.save(made, tmp_path / "prepared.onnx")
+    feed = {IMAGE_INPUT.name: SAMPLES[0].image_input, TEXT_INPUT.name: SAMPLES[0].text_input}
+    both = [onnx_run(path, feed) for path in (tmp_path / "graph.onnx", tmp_path / "prepared.onnx")]
+    assert np.allclose(*both, rtol=1e-4)
+
+
+def onnx_run(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
+    session = quantize.ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feed)[0])
