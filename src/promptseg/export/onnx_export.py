@@ -84,8 +84,8 @@ def export_graphs(
 
     Where `config.precision` is one of integers, the graphs have the forms that they want, in float, and quantize.py
     takes them on. No sample is traced. model, checkpoint_sha256: the name and the digest of what `network` was read
-    from; they go into the files' record. Raises ValueError, and leaves no folder, when the exporter cannot write the opset that `config`
-    asks for, or when more than MOST_DIFFERING_PIXELS differ on any sample.
+    from; they go into the files' record. Raises ValueError, and leaves no folder, when the exporter cannot write the
+    opset that `config` asks for, or when more than MOST_DIFFERING_PIXELS differ on any sample.
     """
     check_res("res", res)
     network.check_res("res", res)
