@@ -111,14 +111,17 @@ def run(world: Path, graph: Path, folder: Path, device: Any, **changes: Any) -> 
 def test_a_quantized_graph_is_compared_with_its_float_one_on_all_phrases_and_without_a_floor(
     world: Path, graph: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "float.onnx"
+    other = tmp_path / "float" / "model.onnx"
+    other.parent.mkdir()
     content = onnx.load(graph)
     for tensor in content.graph.initializer:
         if tensor.name == "thresholds":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tensor.dims, -1, np.float32), tensor.name))
     onnx.save(content, other)  # marks everything, where the other marks half
     compiled, inputs = compile_for(graph, tmp_path / "compiled"), inputs_of(world)
-    fidelity = infer(Device(emulates=True), CONFIG, graph, compiled, inputs, tmp_path / "predictions.jsonl", other)
+    fidelity = infer(
+        Device(emulates=True), CONFIG, graph, compiled, inputs, tmp_path / "predictions.jsonl", other.parent
+    )
     assert fidelity.float32 is not None
     assert fidelity.float32.samples == fidelity.phrases == len(inputs)
     assert fidelity.float32.iou_mean is not None
