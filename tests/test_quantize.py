@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export import quantize
 from promptseg.export.deployed_graph import INTEGER_REWRITES, DeployedXDecoder, plain_mask
+from promptseg.export.onnx_export import export_graphs, trace_graph
 from promptseg.export.quantize import (
     KEPT,
     _check_masks,
@@ -27,7 +28,7 @@ from promptseg.export.rewrites.backbone import FoldedStem
 from promptseg.export.rewrites.features import CanvasMask
 from promptseg.export.rewrites.integers import BlockStem, MatrixResize, MildMask
 from promptseg.hubs.base import HubInput
-from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
+from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, read_graphs
 from promptseg.hubs.host import HostSession
 from promptseg.networks.xdecoder.backbone import Downsample
 from promptseg.networks.xdecoder.model import resize_canvas
@@ -158,11 +159,7 @@ def test_values_that_are_no_numbers_give_no_range(bright: Path) -> None:
 
 
 def test_more_calibration_samples_than_there_are_and_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Inputs(list[int]):
-        def few(self, count: int) -> "Inputs":
-            return Inputs(self[:count])
-
-    monkeypatch.setattr(quantize, "GraphInputs", lambda *_: Inputs(range(3)))
+    monkeypatch.setattr(quantize, "GraphInputs", lambda *_: Inputs(SAMPLES + SAMPLES[:1]))
     assert len(calibration_inputs(Path(), Path(), Path(), 3)) == 3
     with pytest.raises(ValueError, match=r"export.calibration.samples: got 4, wanted at most 3"):
         calibration_inputs(Path(), Path(), Path(), 4)
@@ -183,8 +180,6 @@ def test_biased_products_are_cut_and_blocks_are_one_operation(tmp_path: Path) ->
             total = rows[0] @ rows[1].T + rows[2].relu() * text_input.sum()
             return F.interpolate((total[None, None] + blocks.mean()), (CANVAS, CANVAS))[0, 0]
 
-    from promptseg.export.onnx_export import trace_graph
-
     trace_graph(Graph().eval(), 18, tmp_path / "graph.onnx")
     made = prepared(tmp_path / "graph.onnx")
     kinds = [node.op_type for node in made.graph.node]
@@ -201,3 +196,27 @@ def test_biased_products_are_cut_and_blocks_are_one_operation(tmp_path: Path) ->
 def onnx_run(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
     session = quantize.ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, feed)[0])
+
+
+class Inputs(list[HubInput]):
+    """Samples in the place of GraphInputs."""
+
+    def few(self, count: int) -> "Inputs":
+        return Inputs(self[:count])
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "mixed"])
+def test_a_network_becomes_integers_that_say_so(tmp_path: Path, precision: str) -> None:
+    config = export_config(1, precision, keep=("decoder", "Softmax:float"))  # type: ignore[arg-type]
+    text = np.full(TEXT_INPUT.shape, 3, np.int32)
+    text[0, 0, 5:] = micro_network().text_encoder.end_of_text
+    samples = Inputs(HubInput(each.sample_id, each.image_input, text) for each in SAMPLES)
+    floats, graphs = tmp_path / "float", tmp_path / "graphs"
+    export_graphs(micro_network(), 64, config, samples, floats, model="micro", checkpoint_sha256="ab" * 32)
+    report = quantize.quantize_graphs(floats, config, samples, graphs)  # type: ignore[arg-type]
+    assert read_graphs(floats).record.precision == "fp32"
+    assert read_graphs(graphs).record.precision == report.precision == precision
+    assert report.operations_8_bit > report.operations_16_bit > 0
+    assert (report.operations_float > 0) == (precision == "mixed")
+    masks = [HostSession(folder).run(samples[0]) for folder in (floats, graphs)]
+    assert (masks[0] == masks[1]).mean() > 0.8
