@@ -258,7 +258,7 @@ def _warn(calibrated: Calibrated, bits: Mapping[str, Bits]) -> None:
         for name in node.output:
             if name not in calibrated.ranges or name not in inputs:
                 continue
-            low, high = (float(each) for each in calibrated.ranges[name].range_value)
+            low, high = (np.asarray(each).item() for each in calibrated.ranges[name].range_value)
             if low == high:
                 constant.append(node.name)
             elif bits[node.name] == "8" and max(-low, high) > COARSE:
