@@ -27,9 +27,10 @@ from promptseg.export.onnx_export import export_graphs
 from promptseg.files import read_json, sha256_of, write_json
 from promptseg.hubs.base import Binary, CompiledGraphs
 from promptseg.hubs.contract import APP, read_graphs
-from promptseg.params import ExportConfig, load_yaml, read_params, read_paths
+from promptseg.params import load_yaml, read_params, read_paths
 from promptseg.release import run
 from promptseg.release.build import Choice, Experiment, distrust, release
+from tests.graphs import export_config
 from tests.imports import ROOT
 
 DEVICE = "Snapdragon X Elite CRD"
@@ -293,7 +294,7 @@ def test_it_answers_as_predict_does(released: Path, tmp_path: Path, picture: Cal
 
 def with_three_graphs(experiment: Experiment) -> None:
     """Make the experiment one of the app's contract: its binaries are made up, the graphs are real."""
-    paths, config = experiment.paths, ExportConfig(contract="app", opset=18, parity_samples=1)
+    paths, config = experiment.paths, export_config(1, contract="app")
     digest = sha256_of(paths["checkpoint"])
     sample = split_picture("a", 0.0, 255.0, 320)
     export_graphs(micro_network(), 64, config, [sample], paths["graphs"], model="nano", checkpoint_sha256=digest)
