@@ -24,7 +24,7 @@ from promptseg.inference.runners import OnnxRunner
 from promptseg.networks.xdecoder import model
 from promptseg.networks.xdecoder.model import XDecoder, masks_to_canvas, resize_canvas
 from tests.graphs import export_config
-from tests.networks import PAPER_RULE, micro_network, random_phrases, random_pictures
+from tests.networks import PAPER_RULE, drawn, micro_network, micro_phrase, random_phrases, random_pictures
 
 RES = 100
 APP = export_config(2, contract="app")
@@ -177,6 +177,18 @@ def test_a_model_answers_from_a_folder_of_graphs(graphs: Path, network: XDecoder
         assert answer.mask.shape == (64, 64)
         assert (answer.mask == mask).mean() > 0.98  # of the canvas the nearest pixel is taken
         assert answer.score is None
+
+
+def test_a_network_that_has_learnt_presence_says_it_in_a_third_output(tmp_path: Path) -> None:
+    network = drawn(micro_phrase(PAPER_RULE), 0)
+    export_app(network, tmp_path / "graphs")
+    session, (sample,) = HostSession(tmp_path / "graphs"), asked_of(1, 1)
+    square = torch.from_numpy(session.graphs.picture_tensor(sample.image_input)).float().permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        wanted = network.predict(square, torch.from_numpy(sample.text_input[0]), 64).presence
+    assert wanted is not None
+    assert session.decide(sample).presence == pytest.approx(wanted.item(), abs=0.01)
+    assert OnnxRunner(tmp_path / "graphs").why_no_score == ""
 
 
 Spoil = Callable[[Path], Any]

@@ -102,11 +102,12 @@ def canvas_to_square(canvas: NDArray[np.float32], res: int) -> NDArray[np.uint8]
 
 
 def logits_to_canvas(mask_logits: NDArray[np.float32], res: int, rule: str) -> NDArray[np.float32]:
-    """Mask logits [h, h] at stride 4 of a res x res input -> [CANVAS, CANVAS], as a network's `masks_to_canvas` does.
+    """Mask logits [h, h] of a res x res input, at stride 4 or 1 -> [CANVAS, CANVAS], as `masks_to_canvas` does.
 
     `rule` is the network's: "crop" or "stretch".
     """
-    side = res / MASK_STRIDE if rule == "crop" else len(mask_logits)
+    cells = len(mask_logits)
+    side = cells if rule == "stretch" or cells == res else res / MASK_STRIDE
     large = Image.fromarray(mask_logits).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box=(0, 0, side, side))
     return cast(NDArray[np.float32], np.asarray(large))
 

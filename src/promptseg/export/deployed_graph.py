@@ -78,6 +78,10 @@ class DeployedNetwork(nn.Module, ABC):
         The mask is that of the query that is most similar; see `Prediction` of the network.
         """
 
+    def presence(self, similarity: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Similarity as of `decode` -> 0..1 [1], how likely the picture shows the thing; None: not learnt."""
+        return None
+
     def forward(self, image_input: Tensor, text_input: Tensor) -> Tensor:
         """Float [1, 3, CANVAS, CANVAS], int32 [2, 1, 77] -> float [CANVAS, CANVAS]."""
         return self.to_canvas(self.best_mask_logits(image_input, text_input))
@@ -114,7 +118,7 @@ class PhraseGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """The app's third graph: embedding, features -> mask logits [1, h, h] at stride 4, similarity [1, Q]."""
+    """The app's third graph: embedding, features -> mask logits [1, h, h], similarity [1, Q], presence [1, 1]."""
 
     def __init__(self, deployed: DeployedNetwork) -> None:
         super().__init__()
@@ -123,7 +127,10 @@ class DecoderGraph(nn.Module):
     def forward(self, embedding: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         mask_logits, similarity = self.deployed.decode(features, embedding)
-        return (mask_logits[None],) if similarity is None else (mask_logits[None], similarity)
+        if similarity is None:
+            return (mask_logits[None],)
+        presence = self.deployed.presence(similarity)
+        return (mask_logits[None], similarity, *(() if presence is None else (presence[None],)))
 
 
 class DeployedXDecoder(DeployedNetwork):
@@ -188,6 +195,10 @@ class DeployedXDecoder(DeployedNetwork):
         similarity = cosine / phrase.norm(dim=-1) * self.network.log_temperature.exp()
         mask, bias = self.best_mask(kernel, finest), self.network.mask_bias
         return mask if bias is None else mask + bias, similarity
+
+    def presence(self, similarity: Tensor) -> Tensor | None:
+        """See `DeployedNetwork`."""
+        return self.network.presence(similarity)
 
 
 class DeployedClipSeg(DeployedNetwork):

@@ -28,6 +28,7 @@ from promptseg.hubs.contract import (
     OUTPUTS,
     PHRASE,
     PICTURE,
+    PRESENCE,
     RECORDED_AS,
     SIMILARITY,
     TEXT_INPUT,
@@ -154,7 +155,7 @@ def app_parts(graph: DeployedNetwork) -> list[Part]:
     encode_picture, encode_phrase, decode = PictureGraph(graph), PhraseGraph(graph), DecoderGraph(graph)
     features = {f"{FEATURES}{index}": each for index, each in enumerate(encode_picture(picture))}
     handed = {"embedding": encode_phrase(phrase)} | features
-    says = (MASK_LOGITS, SIMILARITY)[: len(decode(*handed.values()))]
+    says = (MASK_LOGITS, SIMILARITY, PRESENCE)[: len(decode(*handed.values()))]
     return [
         Part(PICTURE, encode_picture, {"picture": picture}, tuple(features)),
         Part(PHRASE, encode_phrase, {"phrase": phrase}, ("embedding",)),

@@ -254,7 +254,9 @@ class AppGraphs(Graphs):
 
     @property
     def _mask_logits(self) -> TensorSpec:
-        cells = -(-self.record.res // MASK_STRIDE)
+        """Stride 4, or of a network that makes them so, 1."""
+        res, shape = self.record.res, self.graphs[-1].outputs[0].shape
+        cells = res if shape == (1, res, res) else -(-res // MASK_STRIDE)
         return TensorSpec(MASK_LOGITS, "float32", (1, cells, cells))
 
     def check(self) -> None:
