@@ -231,6 +231,7 @@ NAMED = re.compile(
 # What a reader or a run makes, or a mirror holds, by its name in docs.
 MADE = (
     ".cache/",
+    "images/",
     "data/",
     "models/",
     "metrics/",
