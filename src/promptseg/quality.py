@@ -53,7 +53,7 @@ def answers(
         asked = sorted(of_picture[image], key=lambda index: not samples[index].means_something)  # what is present first
         shown = sum(samples[index].means_something for index in asked)
         ids = torch.from_numpy(token_ids[asked, 0])
-        masks = network.predict(picture, ids[:shown], CANVAS).mask_logits > 0 if shown else []
+        masks = list(network.predict(picture, ids[:shown], CANVAS).mask_logits > 0) if shown else []
         presence = network.predict(picture, ids, res).presence
         for place, index in enumerate(asked):
             sample = samples[index]

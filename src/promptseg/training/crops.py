@@ -77,7 +77,8 @@ def choose(rng: np.random.Generator, samples: Sequence[Sample], res: int, config
 def _draw(rng: np.random.Generator, height: int, width: int, config: FinetuneConfig, *, whole: bool) -> Crop:
     assert config.crop is not None
     longest = max(height, width)
-    side = longest if whole else round(longest * rng.uniform(*config.crop))
+    least, most = config.crop
+    side = longest if whole else round(longest * rng.uniform(least, most))
     left, top = (int(rng.integers(max(0, length - side) + 1)) for length in (width, height))
     return Crop(left, top, side, config.flip and bool(rng.random() < 0.5))
 

@@ -113,6 +113,7 @@ def query_terms(network: XDecoder, batch: Batch) -> LossTerms:
     mask_features, pyramid = network.encode(batch.pictures)
     phrase = network.text_encoder(batch.token_ids)
     outputs = network.mask_decoder(mask_features, pyramid, phrase, every_layer=True)
+    assert network.presence_bias is not None
     rows = torch.arange(len(phrase), device=phrase.device)
     by_picture = batch.targets[rows // batch.phrases_per_picture, batch.own].unflatten(
         0, (-1, batch.phrases_per_picture)

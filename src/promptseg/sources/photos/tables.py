@@ -18,7 +18,7 @@ import numpy as np
 
 from promptseg.datasets.archives import open_archive, read_member
 from promptseg.datasets.preprocess import read_picture
-from promptseg.datasets.records import Rle, Split
+from promptseg.datasets.records import PhraseKind, Rle, Split
 from promptseg.params import PhotosConfig
 from promptseg.sources.checks import Mistakes
 from promptseg.sources.coco import CocoTables, read_tables, segmentation_to_rle, size_of
@@ -114,7 +114,8 @@ def _of_coco(
     with PICTURES.open(encoding="utf-8", newline="") as lines:
         wanted = list(csv.DictReader(lines))
     (archive_path,) = obtain_all([config.annotations], mirror, cache)
-    listed, paths = [], {}
+    listed: list[_Listed] = []
+    paths: dict[str, Path] = {}
     for single in (config.single_train, config.single_val):
         folder = single.path.rpartition("/")[2]
         chosen = {int(row["coco_id"]): row for row in wanted if row["folder"] == folder}
@@ -199,7 +200,7 @@ def _annotated(one: _Listed, store: _Store, names: Counter[str], config: PhotosC
     return Annotated(member, member, member, one.split, (photo.height, photo.width), "shown", objects, tuple(said))
 
 
-_KINDS = {"name": "keyword", "place": "short", "size": "short", "colour": "short"}
+_KINDS: dict[str, PhraseKind] = {"name": "keyword", "place": "short", "size": "short", "colour": "short"}
 
 
 def _mask_of(thing: Thing, *_size: int) -> Rle:
