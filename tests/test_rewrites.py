@@ -172,7 +172,7 @@ def test_the_decoder_for_every_state_of_the_masks(rule: MaskAttention, state: st
 def test_a_comparison_made_of_arithmetic_is_one() -> None:
     decoder = micro_network(OUTSIDE).mask_decoder
     masks = torch.tensor([[-1e4, -1.0, -1e-3, -2e-9, -0.0, 0.0, 2e-9, 1e-3, 1.0, 1e4]])
-    inside = MatrixDecoder(decoder, [1, 1, 1], nn.Identity())._blocked(masks)
+    inside = MatrixDecoder(decoder, [1, 1, 1], nn.Identity())._blocked(torch.ones(1, 1), masks.T)
     assert inside.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1]]
 
 
