@@ -118,12 +118,17 @@ def make_scenes(folder: Path) -> dict[str, Path]:
     return paths
 
 
+def make_network(model: str) -> XDecoder:
+    """The model with drawn weights."""
+    return XDecoder(BUILDERS[model](MaskAttention("inside", "bilinear")))
+
+
 def measure(loop: str, model: str, config: FinetuneConfig, paths: dict[str, Path]) -> Measured:
     """Train for a few steps and take the medians."""
     accelerator = make_accelerator(bfloat16=False)
     device = accelerator.device
     torch.manual_seed(0)
-    network = XDecoder(BUILDERS[model](MaskAttention("inside", "bilinear"))).to(device).train()
+    network = make_network(model).to(device).train()
     plain = loop == "plain"
     data = GroundingData(
         **paths, split="train", sizes=config.res, cache_bytes=0 if plain else 2**31, canvas_rule="crop"
