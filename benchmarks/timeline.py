@@ -17,10 +17,11 @@ from benchmarks.graph import DEVICE, OPSET, TABLES
 from benchmarks.graphs import MODELS, PlainGraph, deployed_graph, make_network
 from promptseg.export.deployed_graph import REWRITES
 from promptseg.export.onnx_export import trace_graph
+from promptseg.hubs.contract import module_of
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.profile import BINARY, PROFILE, TIMELINE, WRAPPER
 from promptseg.hubs.local.session import CompileRequest
-from promptseg.hubs.local.trace import NodeTime, add_up, module_of, read_timeline
+from promptseg.hubs.local.trace import NodeTime, add_up, read_timeline
 
 THE_COMPILERS = "what the compiler adds"
 
