@@ -253,7 +253,8 @@ MADE_FILES = {
     "weights/resnet18.pth",
     "weights/nano-first.safetensors",
 }
-MADE_FILES |= {"model.onnx", "tokenizer.json", "MODEL_CARD.md", "manifest.json"}  # of a release
+MADE_FILES |= {"model.onnx", "picture.onnx", "phrase.onnx", "decoder.onnx"}  # of an export
+MADE_FILES |= {"tokenizer.json", "MODEL_CARD.md", "manifest.json"}  # of a release
 EXAMPLES = {"a.png", "./a.png", "samples.jsonl", "objects.jsonl", "predictions.jsonl", "instances.json"}
 
 

@@ -394,7 +394,7 @@ def test_a_sweep_is_written_where_it_is_asked_for_and_never_over_the_readmes_fig
     table = pd.read_csv(tmp_path / "a.csv")
     assert tuple(table) == POINT
     assert list(table["res"]) == [192, 320]
-    assert "\ns-192,True,192,0.46,0.4,0.6,4.51235,4.51235," in (tmp_path / "a.csv").read_text()
+    assert "\ns-192,True,192,fp16,0.46,0.4,0.6,4.51235,4.51235," in (tmp_path / "a.csv").read_text()
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
