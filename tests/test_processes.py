@@ -218,4 +218,4 @@ def _stop_after(steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(snapshots, "save", save)
     with pytest.raises(KeyboardInterrupt):
-        finetune(micro_network(RULE), splits(CONFIG), CONFIG, snapshots, make_accelerator(), None)
+        finetune(micro_network(RULE), splits(CONFIG), CONFIG, snapshots, make_accelerator(bfloat16=False), None)

@@ -75,7 +75,7 @@ def test_a_data_sets_own_file_is_changed_too(tmp_path: Path) -> None:
         ("finetune: {zoom: [2, 1]}", "finetune.zoom: got "),
         ("finetune: {steps: 0, init: null}", "finetune.steps: got 0, wanted a number of steps >= 1, or a checkpoint"),
         ("finetune: {steps: 3}\nfinetune.steps: 4", "finetune.steps: got it twice"),
-        ("data: photos", "data: got 'photos', wanted one of lpcvc, "),
+        ("data: pictures", "data: got 'pictures', wanted one of lpcvc, "),
         ("configs/data/refcocog.yaml: {train_refs: 3}", "got a data set's file that is not used, wanted .*shapes.yaml"),
         ("configs/data/shapes.yaml: {sceens: 3}", "configs/data/shapes.yaml: sceens: unknown key"),
         ("configs/data/shapes.yaml: {objects_max: 50}", "configs/data/shapes.yaml: objects_max: got 50"),

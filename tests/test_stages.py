@@ -67,9 +67,9 @@ def test_every_stage_explains_itself(project: Path, name: str) -> None:
     ("changes", "message"),
     [
         (
-            {"data": "photos"},
-            "data: got 'photos', wanted one of lpcvc, refcoco, refcoco_plus, refcocog, shapes, shapes_large (files of "
-            "configs/data)",
+            {"data": "pictures"},
+            "data: got 'pictures', wanted one of lpcvc, photos, refcoco, refcoco_plus, refcocog, shapes, shapes_large "
+            "(files of configs/data)",
         ),
         ({"finetune__steps": "many"}, "finetune.steps: got 'many', wanted a whole number"),
         ({"hub__speed": 3}, "hub.speed: unknown key; wanted only "),

@@ -18,7 +18,7 @@ from promptseg.networks.clipseg.model import BlockConfig, ClipSeg, ClipSegConfig
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std, of RGB 0..1; CLIPSeg's own, too
-END_OF_TEXT = (49407, 2)  # 2 is transformers' older word for "where the largest id is", which is the same place
+LARGEST_ID = 2  # transformers' older word for "the text ends at its largest id", which is the vocabulary's last
 PREFIXES = {
     "clip.vision_model.": "vision.",
     "clip.text_model.": "text.",
@@ -96,7 +96,7 @@ def clipseg_config(source: str, config: Any, mean: tuple[float, ...], std: tuple
     """
     vision, text = config.vision_config, config.text_config
     wanted = {
-        "text_config.eos_token_id": (text.eos_token_id, END_OF_TEXT),
+        "text_config.eos_token_id": (text.eos_token_id, (text.vocab_size - 1, LARGEST_ID)),
         "text_config.vocab_size": (text.vocab_size, (49408,)),
         "vision_config.num_channels": (vision.num_channels, (3,)),
         **{

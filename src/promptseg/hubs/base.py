@@ -371,9 +371,8 @@ def read_compiled(graphs: Graphs, folder: Path, config: HubConfig) -> CompiledGr
     that was compiled.
     """
     manifest = CompiledGraphs.read(folder)
-    if [(binary.graph, binary.graph_sha256) for binary in manifest.binaries] != [
-        (graph.name, graph.sha256) for graph in graphs
-    ]:
+    compiled = [(binary.graph, binary.graph_sha256) for binary in manifest.binaries]
+    if manifest.graph_sha256 != graphs.sha256 or compiled != [(graph.name, graph.sha256) for graph in graphs]:
         raise ValueError(f"{folder}: got a compilation of another graph than {graphs.graphs[0].path}; {COMPILE_AGAIN}")
     for key in ("backend", "device"):
         got, wanted = getattr(manifest, key), getattr(config, key)

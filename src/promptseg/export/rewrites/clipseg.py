@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptseg.networks.clipseg.model import END_OF_TEXT, ClipSeg
+from promptseg.networks.clipseg.model import ClipSeg
 from promptseg.networks.xdecoder.layers import causal_bias
 from promptseg.networks.xdecoder.text_encoder import first_end_of_text
 
@@ -169,6 +169,7 @@ class FoldedText(nn.Module):
         self.blocks = nn.ModuleList(FoldedBlock(block) for block in text.encoder.layers)
         self.norm, self.projection = text.final_layer_norm, network.text_projection
         # As large as the scores: an addition that broadcasts costs an NPU ten times as much.
+        self.end_of_text = network.end_of_text
         bias = causal_bias(length).expand(network.config.text.heads, -1, -1).contiguous()
         self.register_buffer("causal", bias, persistent=False)
 
@@ -178,7 +179,7 @@ class FoldedText(nn.Module):
         *blocks, last = cast(list[FoldedBlock], list(self.blocks))
         for block in blocks:
             x = block(x, x.shape[2], self.causal)
-        end = first_end_of_text(token_ids, END_OF_TEXT, x.dtype)
+        end = first_end_of_text(token_ids, self.end_of_text, x.dtype)
         # What follows the end must stay out, though all tokens are keys.
         phrase: Tensor = self.projection(self.norm(last.row(end, x, end @ self.causal)))
         return phrase

@@ -90,11 +90,13 @@ class LocalHub:
         )
 
     def run(self, graphs: Path, compiled: Path, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
-        """Yield the masks of the binaries in the HTP emulator: about 8 s each for nano at 320 px on two cores."""
+        """Yield the binaries' masks in the HTP emulator: about 8 s each for nano at 320 px on two cores."""
         exported = read_graphs(graphs)
         if not self._read_manifest(exported, compiled).placed_on_npu:
             raise ValueError(f"{compiled}: got nothing that was compiled for the NPU, wanted a binary to emulate")
-        chain = Chain(exported, partial(self._emulate, compiled))
+        return self._decided(Chain(exported, partial(self._emulate, compiled)), inputs)
+
+    def _decided(self, chain: Chain, inputs: Iterable[HubInput]) -> Iterator[HubOutput]:
         for sample in inputs:
             _LOG.info("emulating %s", sample.sample_id)
             yield chain.decide(sample)

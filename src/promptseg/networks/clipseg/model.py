@@ -18,7 +18,6 @@ from promptseg.networks.network import Network, Prediction
 from promptseg.networks.xdecoder.layers import causal_bias
 
 Triple = tuple[float, float, float]
-END_OF_TEXT = 49407  # of CLIP's vocabulary: its last id, which pads, too
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,13 @@ class ClipSeg(Network):
         x = embeddings.token_embedding(token_ids) + embeddings.position_embedding.weight[:length]
         for block in self.text.encoder.layers:
             x = block(x, self.causal[None, None, :length, :length])
-        end = (token_ids == END_OF_TEXT).int().argmax(1)
+        end = (token_ids == self.end_of_text).int().argmax(1)
         return self.text_projection(self.text.final_layer_norm(x[torch.arange(len(x), device=x.device), end]))
+
+    @property
+    def end_of_text(self) -> int:
+        """The last id of the vocabulary, CLIP's token for it; it pads, too."""
+        return self.config.vocab_size - 1
 
     def decode(self, states: list[Tensor], phrase: Tensor) -> Tensor:
         """Maps of P pictures as of `encode`, phrases [B, C] -> mask logits [B, res, res]."""
