@@ -220,7 +220,7 @@ def trace_graph(
         )  # fmt: skip
     assert program is not None
     program.optimize()
-    content = _without_traces(program.model_proto)
+    content = _dequantized(_without_traces(program.model_proto))
     if opset_of(content) != opset:
         raise ValueError(
             f"export.opset: got {opset}, for which the exporter wrote a graph of opset {opset_of(content)}: it cannot "
@@ -229,6 +229,21 @@ def trace_graph(
     if record is not None:
         record.write_into(content)
     onnx.save(content, path)
+
+
+def _dequantized(content: onnx.ModelProto) -> onnx.ModelProto:
+    """Read uint8 inputs by DequantizeLinear, of scale 1: the NPU's Cast makes 1 of all but 0 (docs/compiler.md)."""
+    graph = content.graph
+    inputs = {each.name for each in graph.input if each.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in inputs:
+            scale, zero = f"{node.input[0]}_scale", f"{node.input[0]}_zero_point"
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), scale))
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.uint8), zero))
+            node.op_type = "DequantizeLinear"
+            node.ClearField("attribute")
+            node.input.extend([scale, zero])
+    return content
 
 
 def opset_of(content: onnx.ModelProto) -> int:
