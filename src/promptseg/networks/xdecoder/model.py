@@ -279,7 +279,6 @@ def photo(mask_attention: MaskAttention) -> XDecoderConfig:
     config = mobile(mask_attention)
     return replace(
         config,
-        text=TextConfig(width=64, heads=4, layers=2, context_length=77, vocab_size=49408),
         pixel_decoder=PixelDecoderConfig(
             dim=96, mask_dim=96, heads=4, ffn_dim=256, encoder_layers=2, norm_groups=16, maps_carry_positions=True
         ),
