@@ -17,9 +17,13 @@ from promptseg.datasets import preprocess
 from promptseg.datasets.preprocess import (
     CANVAS,
     Placement,
+    canvas_to_square,
+    logits_to_canvas,
+    logits_to_mask,
     mask_from_canvas,
     mask_to_canvas,
     picture_to_canvas,
+    picture_to_square,
     read_picture,
 )
 
@@ -237,3 +241,33 @@ def test_the_padding_does_not_come_back() -> None:
     canvas = np.ones((CANVAS, CANVAS), bool)
     canvas[: Placement.of(30, 40).canvas_height] = False
     assert not mask_from_canvas(canvas, 30, 40).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 1300), st.integers(1, 1300), st.sampled_from([64, 100, 320, 590, 1024]))
+def test_a_picture_becomes_the_square_that_its_canvas_becomes(height: int, width: int, res: int) -> None:
+    """But for the canvas' rounding: no value is off by more than one."""
+    picture = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    wanted = canvas_to_square(picture_to_canvas(picture).astype(np.float32), res)
+    got = picture_to_square(picture, res)
+    assert (got.dtype, got.shape) == (np.uint8, (res, res, 3))
+    assert np.abs(got.astype(int) - wanted).max() <= 1
+
+
+def test_a_square_of_whole_numbers_is_exact() -> None:
+    flat = np.full((30, 40, 3), (10, 20, 30), np.uint8)
+    wanted = canvas_to_square(picture_to_canvas(flat).astype(np.float32), 320)
+    assert (picture_to_square(flat, 320) == wanted).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 1300), st.integers(1, 1300), st.sampled_from([(80, 320), (148, 590), (352, 352), (590, 590)]))
+@pytest.mark.parametrize("rule", ["crop", "stretch"])
+def test_a_mask_of_logits_is_that_of_the_canvas(rule: str, height: int, width: int, sides: tuple[int, int]) -> None:
+    cells, res = sides
+    coarse = Image.fromarray(np.random.default_rng(height).normal(size=(9, 9)).astype(np.float32))
+    logits = np.asarray(coarse.resize((cells, cells), Image.Resampling.BICUBIC))
+    wanted = mask_from_canvas(logits_to_canvas(logits, res, rule) > 0, height, width)
+    got = logits_to_mask(logits, res, rule, height, width)
+    assert (got.dtype, got.shape) == (bool, (height, width))
+    assert (got == wanted).all()

@@ -6,7 +6,7 @@ The canvas is the challenge's: 1024x1024, longest edge resized to 1024 (bilinear
 import io
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 CANVAS = 1024
 MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
+_AT_ONCE = 16  # new pixels that are blended in one product
 MAX_PIXELS = 100_000_000  # above this a picture is a mistake or a decompression bomb
 _BOMB = Image.DecompressionBombError
 # What Pillow raises over damaged bytes of its many formats.
@@ -91,13 +92,85 @@ def picture_to_canvas(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return canvas
 
 
+@dataclass(frozen=True)
+class _Blend:
+    """How each of n new pixels along an edge is made of old ones: of those from `first` on, `weights` [n, taps]."""
+
+    first: NDArray[np.intp]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def bilinear(cls, size: int, wanted: NDArray[np.intp], scale: float) -> "_Blend":
+        """Pillow's bilinear rule, antialiased when it shrinks: which of `size` old pixels make the `wanted` new ones.
+
+        wanted: numbers of new pixels, each `scale` old ones wide.
+        """
+        centres, support = (wanted + 0.5) * scale, max(1.0, scale)
+        first = np.maximum((centres - support + 0.5).astype(np.intp), 0)
+        last = np.minimum((centres + support + 0.5).astype(np.intp), size)
+        pixels = first[:, None] + np.arange((last - first).max(initial=1))
+        weights = (1 - np.abs((pixels + 0.5 - centres[:, None]) / support)).clip(0) * (pixels < last[:, None])
+        return cls(first, weights / weights.sum(axis=1, keepdims=True))
+
+    def of(self, lines: NDArray[Any]) -> NDArray[np.float32]:
+        """Blend lines, [pixels, values], to float32 [n, values]; a few at a time, since each needs only near ones."""
+        blended = np.empty((len(self.first), lines.shape[1]), np.float32)
+        taps = np.arange(self.weights.shape[1])
+        for start in range(0, len(self.first), _AT_ONCE):
+            first, weights = (each[start : start + _AT_ONCE] for each in (self.first, self.weights))
+            near = lines[first.min() : first.max() + len(taps)]
+            matrix = np.zeros((len(first), first.max() - first.min() + len(taps)), np.float32)
+            matrix[np.arange(len(first))[:, None], (first - first.min())[:, None] + taps] = weights
+            with np.errstate(invalid="ignore"):  # of logits that are no numbers, which whoever decides from them counts
+                blended[start : start + _AT_ONCE] = matrix[:, : len(near)] @ near.astype(np.float32, copy=False)
+        return blended
+
+
+def _square_of_canvas(res: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Along an edge of the square: the first of the two pixels of the canvas that make a pixel, the second's weight.
+
+    As the networks resize (`resize_canvas`): bilinear, not antialiased.
+    """
+    places = ((np.arange(res) + 0.5) * (CANVAS / res) - 0.5).clip(0)
+    low = np.minimum(places.astype(np.intp), CANVAS - 2)
+    return low, np.minimum(places - low, 1.0)
+
+
+def _square_of_picture(size: int, canvas_size: int, res: int) -> _Blend:
+    """Along an edge: how pixels of the square are made of a picture's, by way of the canvas; without the padding."""
+    low, share = _square_of_canvas(res)
+    low, share = low[low < canvas_size], share[low < canvas_size]
+    both = (np.minimum(low + each, canvas_size - 1) for each in (0, 1))
+    one, other = (_Blend.bilinear(size, each, size / canvas_size) for each in both)
+    taps = one.weights.shape[1] + other.weights.shape[1]
+    weights = np.zeros((len(low), taps))
+    weights[:, : one.weights.shape[1]] = (1 - share)[:, None] * one.weights
+    rows, places = np.arange(len(low))[:, None], (other.first - one.first)[:, None] + np.arange(other.weights.shape[1])
+    weights[rows, places] += (share * (low + 1 < canvas_size))[:, None] * other.weights
+    return _Blend(one.first, weights)
+
+
+def picture_to_square(picture: NDArray[np.uint8], res: int) -> NDArray[np.uint8]:
+    """uint8 RGB [h, w, 3] -> uint8 RGB [res, res, 3]: `canvas_to_square` of its canvas, made without the canvas.
+
+    The canvas rounds to whole numbers and this does not, so that some values differ by one.
+    """
+    (height, width), place = picture.shape[:2], Placement.of(*picture.shape[:2])
+    low = _square_of_picture(height, place.canvas_height, res).of(picture.reshape(height, -1))
+    turned = np.ascontiguousarray(low.reshape(len(low), width, 3).transpose(1, 0, 2))
+    small = _square_of_picture(width, place.canvas_width, res).of(turned.reshape(width, len(low) * 3))
+    pixels = np.rint(small, out=small).astype(np.uint8).reshape(len(small), len(low), 3)
+    square = np.zeros((res, res, 3), np.uint8)
+    square[: pixels.shape[1], : len(pixels)] = pixels.transpose(1, 0, 2)
+    return square
+
+
 def canvas_to_square(canvas: NDArray[np.float32], res: int) -> NDArray[np.uint8]:
     """RGB 0..255 [3, CANVAS, CANVAS] -> uint8 [res, res, 3]: as the networks resize (`resize_canvas`), then rounded."""
-    places = ((np.arange(res) + 0.5) * (canvas.shape[1] / res) - 0.5).clip(0)
-    low = places.astype(np.intp)
-    high, share = np.minimum(low + 1, canvas.shape[1] - 1), (places - low).astype(np.float32)
-    tall = canvas[:, low] * (1 - share[:, None]) + canvas[:, high] * share[:, None]
-    square = tall[:, :, low] * (1 - share) + tall[:, :, high] * share
+    low, exact = _square_of_canvas(res)
+    share = exact.astype(np.float32)
+    tall = canvas[:, low] * (1 - share[:, None]) + canvas[:, low + 1] * share[:, None]
+    square = tall[:, :, low] * (1 - share) + tall[:, :, low + 1] * share
     return np.ascontiguousarray(np.rint(square).astype(np.uint8).transpose(1, 2, 0))
 
 
@@ -106,10 +179,34 @@ def logits_to_canvas(mask_logits: NDArray[np.float32], res: int, rule: str) -> N
 
     `rule` is the network's: "crop" or "stretch".
     """
+    every = np.arange(CANVAS)
+    return _logits_at(mask_logits, res, rule, every, every)
+
+
+def logits_to_mask(mask_logits: NDArray[np.float32], res: int, rule: str, height: int, width: int) -> NDArray[np.bool_]:
+    """Mask logits as `logits_to_canvas` takes them -> the mask of a picture, bool [height, width].
+
+    What `mask_from_canvas` makes of the mask on the canvas; of the canvas only those pixels are made that it takes.
+    """
+    place = Placement.of(height, width)
+    taken = (_nearest(place.canvas_height, height), _nearest(place.canvas_width, width))
+    return _logits_at(mask_logits, res, rule, *taken) > 0
+
+
+def _nearest(size: int, wanted: int) -> NDArray[np.intp]:
+    """Return which of `size` pixels along an edge Pillow takes for each of `wanted` ones, by its nearest neighbour."""
+    numbers = Image.fromarray(np.arange(size, dtype=np.int32)[None])
+    return np.asarray(numbers.resize((wanted, 1), Image.Resampling.NEAREST))[0].astype(np.intp)
+
+
+def _logits_at(
+    mask_logits: NDArray[np.float32], res: int, rule: str, rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Return the logits of so many rows and columns of the canvas."""
     cells = len(mask_logits)
     side = cells if rule == "stretch" or cells == res else res / MASK_STRIDE
-    large = Image.fromarray(mask_logits).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box=(0, 0, side, side))
-    return cast(NDArray[np.float32], np.asarray(large))
+    across, down = (_Blend.bilinear(cells, each, side / CANVAS) for each in (columns, rows))
+    return down.of(np.ascontiguousarray(across.of(np.ascontiguousarray(mask_logits.T)).T))
 
 
 def mask_to_canvas(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

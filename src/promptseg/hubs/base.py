@@ -293,6 +293,7 @@ class Chain:
     def __init__(self, graphs: Graphs, run: Callable[[Graph, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]):
         self.graphs = graphs
         self._run = run
+        self._canvas: NDArray[np.float32] | None = None
         self._picture: NDArray[Any] | None = None
         self._of_picture: dict[str, NDArray[Any]] = {}
         self._of_phrase: dict[bytes, dict[str, NDArray[Any]]] = {}
@@ -304,20 +305,29 @@ class Chain:
 
     def steps(self, sample: HubInput) -> Iterator[tuple[Graph, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
         """Run the graphs on a sample one by one; yield each with its inputs and its outputs, both by name."""
-        picture, phrase = self.graphs.sources
-        if sample.image_input is not self._picture:
-            self._picture = sample.image_input
-            self._of_picture = {picture.name: self.graphs.picture_tensor(sample.image_input)}
-        key = sample.text_input.tobytes()
-        of_phrase = self._of_phrase.pop(key, None) or {phrase.name: self.graphs.phrase_tensor(sample.text_input)}
-        self._of_phrase[key] = of_phrase  # the last used stand at the end
+        if sample.image_input is not self._canvas or self._picture is None:
+            self._canvas, picture = sample.image_input, self.graphs.picture_tensor(sample.image_input)
+        else:
+            picture = self._picture
+        return self.steps_of(picture, self.graphs.phrase_tensor(sample.text_input))
+
+    def steps_of(
+        self, picture: NDArray[Any], phrase: NDArray[np.int32]
+    ) -> Iterator[tuple[Graph, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
+        """Do what `steps` does, of the two tensors that come from outside (`Graphs.sources`)."""
+        of_picture, of_phrase = self.graphs.sources
+        if picture is not self._picture:
+            self._picture, self._of_picture = picture, {of_picture.name: picture}
+        key = phrase.tobytes()
+        known_of_phrase = self._of_phrase.pop(key, None) or {of_phrase.name: phrase}
+        self._of_phrase[key] = known_of_phrase  # the last used stand at the end
         for oldest in list(islice(self._of_phrase, max(0, len(self._of_phrase) - KEPT_PHRASES))):
             del self._of_phrase[oldest]
         both: dict[str, NDArray[Any]] = {}
-        kept = {frozenset((picture.name,)): self._of_picture, frozenset((phrase.name,)): of_phrase}
+        kept = {frozenset((of_picture.name,)): self._of_picture, frozenset((of_phrase.name,)): known_of_phrase}
         for graph in self.graphs:
             place = kept.get(self.graphs.made_from[graph.name], both)
-            known = self._of_picture | of_phrase | both
+            known = self._of_picture | known_of_phrase | both
             feed = {spec.name: known[spec.name] for spec in graph.inputs}
             if not all(spec.name in place for spec in graph.outputs):
                 place.update(self._run(graph, feed))

@@ -20,7 +20,16 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from promptseg.datasets.preprocess import CANVAS, MASK_STRIDE, canvas_to_square, logits_to_canvas
+from promptseg.datasets.preprocess import (
+    CANVAS,
+    MASK_STRIDE,
+    canvas_to_square,
+    logits_to_canvas,
+    logits_to_mask,
+    mask_from_canvas,
+    picture_to_canvas,
+    picture_to_square,
+)
 from promptseg.datasets.tokenizer import CONTEXT_LENGTH
 from promptseg.files import sha256_of
 
@@ -151,8 +160,9 @@ class Graph:
 class Decision:
     """What the graphs say of one phrase about one picture.
 
-    mask: bool [CANVAS, CANVAS]. non_finite: how many values it was decided from are NaN or infinite. presence: 0..1,
-    how likely the picture shows the thing at all; None where the graphs do not say.
+    mask: bool [CANVAS, CANVAS], or [height, width] of a picture whose size was given. non_finite: how many values it
+    was decided from are NaN or infinite. presence: 0..1, how likely the picture shows the thing at all; None where the
+    graphs do not say.
     """
 
     mask: NDArray[np.bool_]
@@ -200,12 +210,19 @@ class Graphs(ABC):
         """Turn a picture on the canvas, IMAGE_INPUT, into the first of `sources`."""
 
     @abstractmethod
+    def read_picture(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """Turn a picture, uint8 RGB [h, w, 3], into the first of `sources`."""
+
+    @abstractmethod
     def phrase_tensor(self, text_input: NDArray[np.int32]) -> NDArray[np.int32]:
         """Turn a phrase's ids and attention mask, TEXT_INPUT, into the second of `sources`."""
 
     @abstractmethod
-    def decide(self, outputs: Mapping[str, NDArray[Any]], owner: str) -> Decision:
-        """Decide from the last graph's outputs. Raises ValueError, with `owner`, when they are other tensors."""
+    def decide(self, outputs: Mapping[str, NDArray[Any]], owner: str, size: tuple[int, int] | None = None) -> Decision:
+        """Decide from the last graph's outputs: the mask on the canvas, or of a picture of `size`, height and width.
+
+        Raises ValueError, with `owner`, when they are other tensors.
+        """
 
 
 class ChallengeGraphs(Graphs):
@@ -226,15 +243,20 @@ class ChallengeGraphs(Graphs):
         """Return the canvas itself."""
         return image_input
 
+    def read_picture(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the canvas."""
+        return picture_to_canvas(picture)[None].astype(np.float32)
+
     def phrase_tensor(self, text_input: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return both rows."""
         return text_input
 
-    def decide(self, outputs: Mapping[str, NDArray[Any]], owner: str) -> Decision:
+    def decide(self, outputs: Mapping[str, NDArray[Any]], owner: str, size: tuple[int, int] | None = None) -> Decision:
         """See `Graphs`."""
         pred_mask = outputs[PRED_MASK.name]
         PRED_MASK.check(pred_mask, owner)
-        return Decision(mask_of(pred_mask), int(np.count_nonzero(~np.isfinite(pred_mask))))
+        mask = mask_of(pred_mask) if size is None else mask_from_canvas(mask_of(pred_mask), *size)
+        return Decision(mask, int(np.count_nonzero(~np.isfinite(pred_mask))))
 
 
 class AppGraphs(Graphs):
@@ -272,15 +294,20 @@ class AppGraphs(Graphs):
         """Return the canvas at `res`, rounded to whole numbers."""
         return canvas_to_square(image_input[0], self.record.res)[None]
 
+    def read_picture(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the picture at `res`: as `picture_tensor` of its canvas, but for values that round otherwise."""
+        return picture_to_square(picture, self.record.res)[None]
+
     def phrase_tensor(self, text_input: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the ids."""
         return text_input[0]
 
-    def decide(self, outputs: Mapping[str, NDArray[Any]], owner: str) -> Decision:
+    def decide(self, outputs: Mapping[str, NDArray[Any]], owner: str, size: tuple[int, int] | None = None) -> Decision:
         """See `Graphs`."""
         logits = outputs[MASK_LOGITS]
         self._mask_logits.check(logits, owner)
-        mask = logits_to_canvas(logits[0], self.record.res, self.record.canvas_rule) > 0
+        logits_of_mask = (logits[0], self.record.res, self.record.canvas_rule)
+        mask = logits_to_canvas(*logits_of_mask) > 0 if size is None else logits_to_mask(*logits_of_mask, *size)
         presence = float(outputs[PRESENCE].item()) if PRESENCE in outputs else None
         return Decision(mask, int(np.count_nonzero(~np.isfinite(logits))), presence)
 

@@ -69,11 +69,16 @@ class HostSession:
         """Run one sample. Raises as `decide`, and FloatingPointError for NaN."""
         output = self.decide(sample)
         if output.non_finite:
-            raise FloatingPointError(
-                f"{sample.sample_id}: got {output.non_finite} pixels that are NaN or infinite, wanted a mask; "
-                "the graph's weights or its arithmetic overflow"
-            )
+            raise FloatingPointError(not_finite(sample.sample_id, output.non_finite))
         return output
+
+
+def not_finite(owner: str, values: int) -> str:
+    """Say that so many values of an output of `owner` are no numbers."""
+    return (
+        f"{owner}: got {values} pixels that are NaN or infinite, wanted a mask; the graph's weights or its arithmetic "
+        "overflow"
+    )
 
 
 def masks_on_host(graphs: Path, inputs: Iterable[HubInput], precision: str = "fp32") -> Iterator[HubOutput]:

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptseg.datasets.preprocess import CANVAS, mask_from_canvas, picture_to_canvas
-from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import PRESENCE
-from promptseg.hubs.host import HostSession
+from promptseg.hubs.host import HostSession, not_finite
 from promptseg.params.sections import check_res
 
 SUFFIXES = (".onnx", ".safetensors")
@@ -66,12 +65,15 @@ class OnnxRunner:
 
     def answer(self, picture: NDArray[np.uint8], tokens: NDArray[np.int32]) -> list[Answer]:
         """See `Runner`; what depends on the picture alone is computed once, where it is a graph of its own."""
-        canvas = picture_to_canvas(picture)[None].astype(np.float32)
-        try:
-            outputs = [self._session.finite(HubInput(self.name, canvas, row[:, None])) for row in tokens]
-        except FloatingPointError as error:
-            raise ValueError(str(error)) from error
-        return [Answer(mask_from_canvas(each.pred_mask, *picture.shape[:2]), each.presence) for each in outputs]
+        graphs, size = self._session.graphs, picture.shape[:2]
+        tensor, answers = graphs.read_picture(picture), []
+        for row in tokens:
+            *_, (_, _, outputs) = self._session.chain.steps_of(tensor, graphs.phrase_tensor(row[:, None]))
+            decision = graphs.decide(outputs, self.name, size)
+            if decision.non_finite:
+                raise ValueError(not_finite(self.name, decision.non_finite))
+            answers.append(Answer(decision.mask, decision.presence))
+        return answers
 
 
 class CheckpointRunner:

@@ -102,18 +102,15 @@ def _answer(options: argparse.Namespace) -> None:
     print(f"{manifest['name']}, on {place}, opened in {time.perf_counter() - start:.2f} s")
     if manifest["warning"]:
         print(f"warning: {manifest['warning']}", file=sys.stderr)
-    canvas = preprocess.picture_to_canvas(picture)[None].astype(np.float32)
-    height, width = picture.shape[:2]
     import overlay  # type: ignore[import-not-found]
 
-    answers = _masks(manifest, sessions, canvas, _encode(texts))
+    answers = _masks(manifest, sessions, picture, _encode(texts))
     for number, phrase in enumerate(options.phrases, start=1):
         start = time.perf_counter()
-        inside, presence = next(answers)
+        mask, presence = next(answers)
         seconds = time.perf_counter() - start
-        if inside is None:
+        if mask is None:
             raise ValueError(f"{phrase!r}: got a mask with values that are no numbers; try --on cpu")
-        mask = preprocess.mask_from_canvas(inside, height, width)
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"{options.picture.name}-{number}.png"
         shown = [picture, np.zeros_like(mask), mask]
@@ -131,25 +128,27 @@ def _answer(options: argparse.Namespace) -> None:
         print(f'  "{phrase}": {pixels:,} px ({100 * pixels / mask.size:.1f} %), {where}, {seconds:.2f} s -> {path}')
 
 
-def _masks(manifest: dict[str, Any], sessions: dict[str, Any], canvas: Any, tokens: Any) -> Iterator[Any]:
-    """Yield of each phrase its mask, bool [1024, 1024], or None where it is no numbers, and its score or None.
+def _masks(manifest: dict[str, Any], sessions: dict[str, Any], picture: Any, tokens: Any) -> Iterator[Any]:
+    """Yield of each phrase its mask, bool [h, w], or None where it is no numbers, and its score or None.
 
-    canvas: float32 [1, 3, 1024, 1024]; tokens: int32 [N, 2, 77]. Of three graphs the picture's runs once.
+    picture: uint8 RGB [h, w, 3]; tokens: int32 [N, 2, 77]. Of three graphs the picture's runs once.
     """
     import numpy as np
     import preprocess
 
+    size = picture.shape[:2]
     if "model" in sessions:
+        canvas = preprocess.picture_to_canvas(picture)[None].astype(np.float32)
         for row in tokens:
             (made,) = sessions["model"].run(["pred_mask"], {"image_input": canvas, "text_input": row[:, None]})
-            yield (made > 0.5 if np.isfinite(made).all() else None), None
+            yield (preprocess.mask_from_canvas(made > 0.5, *size) if np.isfinite(made).all() else None), None
         return
-    square = preprocess.canvas_to_square(canvas[0], manifest["res"])[None]
+    square = preprocess.picture_to_square(picture, manifest["res"])[None]
     features = _run(sessions["picture"], {"picture": square})
     for row in tokens:
         made = _run(sessions["decoder"], {**features, **_run(sessions["phrase"], {"phrase": row[:1]})})
         logits, presence = made["mask_logits"], made.get("presence")
-        mask = preprocess.logits_to_canvas(logits[0], manifest["res"], manifest["canvas_rule"]) > 0
+        mask = preprocess.logits_to_mask(logits[0], manifest["res"], manifest["canvas_rule"], *size)
         yield (mask if np.isfinite(logits).all() else None), None if presence is None else float(presence.item())
 
 
