@@ -245,6 +245,25 @@ def test_results_and_constants_are_rounded_to_float16_and_moves_are_not_touched(
     assert y[0] != np.float32(1 + 1 / 3)
 
 
+def test_what_is_a_float16_value_already_is_not_rounded_again() -> None:
+    """Rounding is half of the host's time: the results of choices, and of float16 tensors, need none."""
+    node, value, kinds = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto
+    nodes = [
+        node("Cast", ["h"], ["wide"], to=kinds.FLOAT),
+        node("Add", ["wide", "x"], ["sum"]),
+        node("Relu", ["sum"], ["most"]),
+        node("Cast", ["i"], ["large"], to=kinds.FLOAT),  # an integer may be beyond float16
+        node("Max", ["most", "large"], ["y"]),
+    ]
+    inputs = [value("h", kinds.FLOAT16, [2]), value("x", kinds.FLOAT, [2]), value("i", kinds.INT32, [2])]
+    made = onnx.helper.make_graph(nodes, "test", inputs, [value("y", kinds.FLOAT, [2])])
+    rounded = rounded_to_half(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)]))
+    assert [each.output[0] for each in rounded.graph.node if each.output[0].endswith("/half")] == [
+        "sum/half",
+        "large/half",
+    ]
+
+
 def test_a_graph_that_hands_out_no_number_is_no_empty_mask(tmp_path: Path) -> None:
     content = onnx.load(write_bright_graph(tmp_path / "model.onnx"))
     steepness = next(constant for constant in content.graph.initializer if constant.name == "steepness")

@@ -24,10 +24,15 @@ from promptseg.hubs.base import Chain, HostLatency, HubInput, HubOutput
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, Graph, read_graphs
 
 HALF = "fp16"
-# Operations that hand on values as they are: what goes in is rounded already.
+# Operations that hand on values as they are, or choose among them and 0: what goes in is rounded already.
 _MOVES = frozenset(
-    ("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose")
+    (
+        *("Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile"),
+        *("Transpose", "Unsqueeze"),
+        *("Abs", "Clip", "Max", "MaxPool", "Min", "Neg", "ReduceMax", "ReduceMin", "Relu", "Where"),
+    )
 )
+_FIT_IN_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.BOOL)
 _LOG = logging.getLogger(__name__)
 
 
@@ -96,10 +101,9 @@ def rounded_to_half(content: onnx.ModelProto) -> onnx.ModelProto:
     keeps that precision, and what would have overflowed, from one operation to the next.)
     """
     inferred = onnx.shape_inference.infer_shapes(content).graph
-    floats = {
-        value.name
-        for value in (*inferred.value_info, *inferred.output)
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
     }
     for constant in content.graph.initializer:
         if constant.data_type == onnx.TensorProto.FLOAT:
@@ -109,8 +113,9 @@ def rounded_to_half(content: onnx.ModelProto) -> onnx.ModelProto:
     nodes = []
     for node in content.graph.node:
         nodes.append(node)
+        exact_already = node.op_type in _MOVES or (node.op_type == "Cast" and kinds.get(node.input[0]) in _FIT_IN_HALF)
         for index, name in enumerate(node.output):
-            if name in floats and node.op_type not in _MOVES:
+            if kinds.get(name) == onnx.TensorProto.FLOAT and not exact_already:
                 exact, half = f"{name}/exact", f"{name}/half"
                 node.output[index] = exact
                 nodes.append(onnx.helper.make_node("Cast", [exact], [half], to=onnx.TensorProto.FLOAT16))
