@@ -5,6 +5,7 @@ The canvas is the challenge's: 1024x1024, longest edge resized to 1024 (bilinear
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 CANVAS = 1024
 MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
-_AT_ONCE = 16  # new pixels that are blended in one product
+_AT_ONCE = 32  # old pixels, or about so many, that new ones are blended of in one product
 MAX_PIXELS = 100_000_000  # above this a picture is a mistake or a decompression bomb
 _BOMB = Image.DecompressionBombError
 # What Pillow raises over damaged bytes of its many formats.
@@ -112,18 +113,32 @@ class _Blend:
         weights = (1 - np.abs((pixels + 0.5 - centres[:, None]) / support)).clip(0) * (pixels < last[:, None])
         return cls(first, weights / weights.sum(axis=1, keepdims=True))
 
-    def of(self, lines: NDArray[Any]) -> NDArray[np.float32]:
-        """Blend lines, [pixels, values], to float32 [n, values]; a few at a time, since each needs only near ones."""
-        blended = np.empty((len(self.first), lines.shape[1]), np.float32)
-        taps = np.arange(self.weights.shape[1])
-        for start in range(0, len(self.first), _AT_ONCE):
-            first, weights = (each[start : start + _AT_ONCE] for each in (self.first, self.weights))
-            near = lines[first.min() : first.max() + len(taps)]
-            matrix = np.zeros((len(first), first.max() - first.min() + len(taps)), np.float32)
-            matrix[np.arange(len(first))[:, None], (first - first.min())[:, None] + taps] = weights
-            with np.errstate(invalid="ignore"):  # of logits that are no numbers, which whoever decides from them counts
-                blended[start : start + _AT_ONCE] = matrix[:, : len(near)] @ near.astype(np.float32, copy=False)
-        return blended
+    def rows(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Blend rows, [size, values], to float32 [n, values]."""
+        parts = [matrix @ image[near].astype(np.float32, copy=False) for near, matrix in self._products(len(image))]
+        return np.concatenate(parts) if parts else np.zeros((0, image.shape[1]), np.float32)
+
+    def columns(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Blend columns, [h, size, channels], to float32 [h, n, channels]."""
+        height, width, channels = image.shape
+        values, parts = image.reshape(height, -1), [np.zeros((height, 0), np.float32)]
+        for near, matrix in self._products(width):
+            each = np.zeros((*matrix.T.shape, channels, channels), np.float32)
+            each[..., range(channels), range(channels)] = matrix.T[..., None]
+            wide = each.transpose(0, 2, 1, 3).reshape(matrix.shape[1] * channels, -1)
+            parts.append(values[:, near.start * channels : near.stop * channels] @ wide)
+        return np.concatenate(parts, axis=1).reshape(height, -1, channels)
+
+    def _products(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield the matrices, float32 [few, near], that blend of old pixels near each other a few new ones."""
+        taps, count = np.arange(self.weights.shape[1]), len(self.first)
+        at_once = min(max(8, _AT_ONCE * count // size), 128)
+        for start in range(0, count, at_once):
+            first, weights = (each[start : start + at_once] for each in (self.first, self.weights))
+            near = slice(int(first[0]), min(int(first[-1]) + len(taps), size))
+            matrix = np.zeros((len(first), int(first[-1] - first[0]) + len(taps)), np.float32)
+            matrix[np.arange(len(first))[:, None], (first - first[0])[:, None] + taps] = weights
+            yield near, matrix[:, : near.stop - near.start]
 
 
 def _square_of_canvas(res: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -156,12 +171,10 @@ def picture_to_square(picture: NDArray[np.uint8], res: int) -> NDArray[np.uint8]
     The canvas rounds to whole numbers and this does not, so that some values differ by one.
     """
     (height, width), place = picture.shape[:2], Placement.of(*picture.shape[:2])
-    low = _square_of_picture(height, place.canvas_height, res).of(picture.reshape(height, -1))
-    turned = np.ascontiguousarray(low.reshape(len(low), width, 3).transpose(1, 0, 2))
-    small = _square_of_picture(width, place.canvas_width, res).of(turned.reshape(width, len(low) * 3))
-    pixels = np.rint(small, out=small).astype(np.uint8).reshape(len(small), len(low), 3)
+    low = _square_of_picture(height, place.canvas_height, res).rows(picture.reshape(height, -1))
+    small = _square_of_picture(width, place.canvas_width, res).columns(low.reshape(len(low), width, 3))
     square = np.zeros((res, res, 3), np.uint8)
-    square[: pixels.shape[1], : len(pixels)] = pixels.transpose(1, 0, 2)
+    square[: small.shape[0], : small.shape[1]] = np.rint(small, out=small)
     return square
 
 
@@ -206,7 +219,8 @@ def _logits_at(
     cells = len(mask_logits)
     side = cells if rule == "stretch" or cells == res else res / MASK_STRIDE
     across, down = (_Blend.bilinear(cells, each, side / CANVAS) for each in (columns, rows))
-    return down.of(np.ascontiguousarray(across.of(np.ascontiguousarray(mask_logits.T)).T))
+    with np.errstate(invalid="ignore"):  # of logits that are no numbers, which whoever decides from them counts
+        return down.rows(across.columns(mask_logits[..., None])[..., 0])
 
 
 def mask_to_canvas(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
