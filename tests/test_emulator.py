@@ -12,17 +12,32 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from promptseg.export.deployed_graph import DeployedXDecoder
+from promptseg.export.deployed_graph import INTEGER_REWRITES, DeployedXDecoder
 from promptseg.export.onnx_export import trace_graph
+from promptseg.export.quantize import (
+    DECISION_MULTIPLIER,
+    LARGEST_MULTIPLIER,
+    bits_of,
+    calibrate,
+    prepared,
+    quantized,
+)
 from promptseg.export.rewrites.backbone import FoldedBlock, FoldedStem
 from promptseg.export.rewrites.convolutions import LEAST_INPUTS, MatrixConvNorm
 from promptseg.export.rewrites.decoder import MatrixDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
+from promptseg.hubs.base import HubInput
 from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT
 from promptseg.hubs.devices import devices
 from promptseg.hubs.local import tensors
 from promptseg.hubs.local.session import qnn_available
-from promptseg.hubs.local.tensors import TOLERANCE, compare_borders, first_straying_tensor, relative_error
+from promptseg.hubs.local.tensors import (
+    INTEGER_TOLERANCE,
+    TOLERANCE,
+    compare_borders,
+    first_straying_tensor,
+    relative_error,
+)
 from promptseg.networks.xdecoder.backbone import Downsample, FocalBlock
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 from promptseg.networks.xdecoder.pixel_decoder import ConvNorm
@@ -158,6 +173,63 @@ def test_without_padding_it_does_not(tmp_path: Path) -> None:
     assert first_straying_tensor(graph, {"x": x}, DEVICE) is None
     names = [tensor.node for tensor in compare_borders(graph, {"x": x}, DEVICE)]
     assert names == ["before/Relu_0", "features/Abs_2", "after/Neg_3"]
+
+
+def write_integer_product(path: Path, multiplier: float) -> Path:
+    """Write x [16, 64] times a constant [64, 96] in 8 bits, cut to the ends of a range; see LARGEST_MULTIPLIER."""
+    rows, columns, step = 64, 96, 0.02
+    constants = {
+        "b": (draw(rows, columns, seed=1).numpy() / 3 / step + 128).clip(0, 255).astype(np.uint8),
+        "step": np.float32(step),
+        "middle": np.uint8(128),
+        "end_step": np.float32(step * step / multiplier),
+        "zero": np.uint8(0),
+    }
+    chain = (
+        ("QuantizeLinear", ["x", "step", "middle"], "x_q"),
+        ("DequantizeLinear", ["x_q", "step", "middle"], "x_d"),
+        ("DequantizeLinear", ["b", "step", "middle"], "b_d"),
+        ("MatMul", ["x_d", "b_d"], "product"),
+        ("QuantizeLinear", ["product", "end_step", "zero"], "y_q"),
+        ("DequantizeLinear", ["y_q", "end_step", "zero"], "y"),
+    )
+    nodes = [helper.make_node(kind, inputs, [name], f"part/{name}") for kind, inputs, name in chain]
+    content = onnx.load(write_graph(path, nodes, (16, rows), (16, columns)))
+    content.opset_import[0].version = 21
+    content.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+    )
+    onnx.save(content, path)
+    return path
+
+
+@needs_emulator
+def test_a_product_of_integers_that_is_too_steep_strays_and_is_named(tmp_path: Path) -> None:
+    """The compiler makes 0 of it; w8a8 was timed with six of them."""
+    x = {"x": draw(16, 64).numpy() / 3}
+    straying = first_straying_tensor(write_integer_product(tmp_path / "steep.onnx", LARGEST_MULTIPLIER + 44), x, DEVICE)
+    assert straying is not None
+    assert straying.node.startswith("part/product/")
+    assert straying.error == pytest.approx(1)
+    fair = write_integer_product(tmp_path / "fair.onnx", DECISION_MULTIPLIER)
+    assert first_straying_tensor(fair, x, DEVICE) is None
+
+
+@needs_emulator
+@pytest.mark.slow
+def test_the_emulator_computes_a_whole_graph_of_integers(tmp_path: Path) -> None:
+    network = drawn(micro(PLAIN), seed=0)
+    path = tmp_path / "graph.onnx"
+    trace_graph(DeployedXDecoder(network, 96, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
+    picture = nn.functional.interpolate(random_pictures(1, 16), size=(1024, 1024), mode="bicubic").clamp(0, 255)
+    ids = random_phrases(1)
+    text = torch.stack((ids, torch.ones_like(ids))).numpy()
+    calibrated = calibrate(prepared(path), [HubInput("0", picture.numpy(), text)], "minmax")
+    onnx.save(quantized(calibrated, bits_of(calibrated.nodes, "w8a8")), path)
+    inputs = {IMAGE_INPUT.name: picture.numpy(), TEXT_INPUT.name: text}
+    compared = compare_borders(path, inputs, DEVICE)
+    assert len(compared) > 50
+    assert [str(tensor) for tensor in compared if not tensor.error <= INTEGER_TOLERANCE] == []
 
 
 @needs_emulator

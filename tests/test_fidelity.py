@@ -18,7 +18,8 @@ from promptseg.export.deployed_graph import DeployedXDecoder
 from promptseg.export.onnx_export import trace_graph
 from promptseg.files import sha256_of
 from promptseg.hubs import fidelity as fidelity_module
-from promptseg.hubs.base import Binary, CompiledGraphs, HubInput, HubOutput
+from promptseg.hubs.base import Binary, CompiledGraphs, HubInput, HubOutput, read_compiled
+from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.fidelity import FLOAT32, Comparison, Fidelity, compare_masks, infer
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from tests.aihub_helpers import hub_config
@@ -128,6 +129,30 @@ def test_a_quantized_graph_is_compared_with_its_float_one_on_all_phrases_and_wit
     assert fidelity.float32.iou_mean < CONFIG.min_fidelity_mean
     predictions = read_predictions(tmp_path / "predictions.jsonl")
     assert {float(mask.to_mask().mean()) for mask in predictions.values()} == {0.5}
+
+
+def test_a_quantized_graph_whose_binary_is_as_near_to_float_passes_and_another_does_not(
+    world: Path, graph: Path, tmp_path: Path
+) -> None:
+    """Masks that differ from the scored ones as those differ from float's are rounding; half as near is a fault."""
+
+    def shrunk(rows: int) -> Any:
+        def change(output: HubOutput) -> HubOutput:
+            mask = output.pred_mask.copy()
+            mask[-rows:] = False
+            return replace(output, pred_mask=mask)
+
+        return change
+
+    compiled = compile_for(graph, tmp_path / "compiled")
+    manifest = read_compiled(read_graphs(graph), compiled, CONFIG)
+    replace(manifest, precision="w8a8").write(compiled)
+    arguments = (CONFIG, graph, compiled, inputs_of(world), tmp_path / "predictions.jsonl", graph.parent)
+    fidelity = infer(Device(emulates=True, change=shrunk(20)), *arguments)
+    assert fidelity.binary is not None
+    assert fidelity.binary_float32 == replace(fidelity.binary, reference="ONNX Runtime, CPU, fp32")
+    with pytest.raises(ValueError, match=r"got masks with a mean IoU of 0\.8.*wanted at least 0\.9"):
+        infer(Device(emulates=True, change=shrunk(100)), *arguments)
 
 
 def test_beside_an_emulator_the_host_makes_the_masks_and_few_are_emulated(

@@ -1,6 +1,7 @@
 """Integers: forms equal to the plain ones, graphs that say what they are, and mistakes that are named."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,14 @@ from promptseg.export import quantize
 from promptseg.export.deployed_graph import INTEGER_REWRITES, DeployedXDecoder, plain_mask
 from promptseg.export.onnx_export import export_graphs, trace_graph
 from promptseg.export.quantize import (
+    DECISION_MULTIPLIER,
     KEPT,
+    Calibrated,
     _check_masks,
+    _cut_of,
+    _multipliers,
+    _tempered,
+    _warn,
     bits_of,
     calibrate,
     calibration_inputs,
@@ -90,6 +97,38 @@ def test_a_quantized_graph_decides_nearly_as_the_float_one(bright: Path, tmp_pat
     assert {node.op_type for node in content.graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
     masks = [HostSession(path).run(SAMPLES[1]) for path in (bright, tmp_path / "model.onnx")]
     assert (masks[0] == masks[1]).mean() > 0.97
+
+
+def test_a_decision_is_as_steep_as_its_steps_and_no_steeper(tmp_path: Path) -> None:
+    path = tmp_path / "graph.onnx"
+    trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
+    calibrated = calibrate(prepared(path), SAMPLES, "minmax")
+    bits = bits_of(calibrated.nodes, "w8a8")
+    before = dict(_decisions(calibrated, bits))
+    after = dict(_decisions(_tempered(calibrated, bits), bits))
+    assert len(before) == len(after) > 1
+    assert min(before.values()) > 100 * DECISION_MULTIPLIER, "nothing to mend shows nothing"
+    assert list(after.values()) == pytest.approx([DECISION_MULTIPLIER] * len(after), rel=1e-5)
+
+
+def _decisions(calibrated: Calibrated, bits: Any) -> list[tuple[str, float]]:
+    graph = calibrated.content.graph
+    products = [(node, _cut_of(graph, node), steps) for node, steps in _multipliers(calibrated, bits)]
+    return [(node.name, steps) for node, cut, steps in products if cut is not None and cut.op_type == "Clip"]
+
+
+def test_products_that_the_npu_would_make_zero_of_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(quantize, "LARGEST_MULTIPLIER", 100.0)  # this network's decisions are at 139 and more
+    path = tmp_path / "graph.onnx"
+    trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
+    calibrated = calibrate(prepared(path), SAMPLES, "minmax")
+    bits = bits_of(calibrated.nodes, "w8a8")
+    _warn(_tempered(calibrated, bits), bits)
+    assert "the NPU makes 0" not in caplog.text
+    _warn(calibrated, bits)
+    assert "products have steps beyond 100 of their result's, of which the NPU makes 0: decoder/MatMul" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from promptseg.scoring import CPU, DEVICE, ESTIMATED, FLOATS, NAMES, SIMULATED
+from promptseg.scoring import CPU, DEVICE, ESTIMATED, FLOATS, NAMES, SIMULATED, binary_floors
 
 POINT = (
     *("name", "can_be_applied", "res", "precision", "miou", "miou_low", "miou_high"),
@@ -208,9 +208,8 @@ def _why_broken(row: Any, floors: Floors, by_npu: bool) -> str:
         return "its mIoU or the interval of it is missing or not finite"
     if row["non_finite"] > 0:
         return f"{row['non_finite']:.0f} of its masks hold values that are no numbers"
-    if (
-        row["precision"] in FLOATS and row["float32.iou_mean"] < floors.mean
-    ):  # of integers it is what is asked, of its worst phrase nothing is asked: see hubs.fidelity
+    # Of integers it is what is asked; of its worst phrase nothing is asked: see hubs.fidelity.
+    if row["precision"] in FLOATS and row["float32.iou_mean"] < floors.mean:
         return f"rounding changes masks: {_ious(row, 'float32')}"
     on_npu = row[[NAMES[DEVICE], NAMES[ESTIMATED], NAMES[SIMULATED]]].astype(float)
     if not by_npu or on_npu.isna().all():
@@ -219,7 +218,8 @@ def _why_broken(row: Any, floors: Floors, by_npu: bool) -> str:
         return "its latency is not finite"
     if max(floors.mean, floors.worst) > 0 and pd.isna(row["binary.iou_mean"]):
         return "nothing says that the binary gives the scored masks (no IoU between them was recorded)"
-    if row["binary.iou_mean"] < floors.mean or row["binary.iou_worst"] < floors.worst:
+    mean, worst = binary_floors(row["precision"], row["float32.iou_mean"], floors.mean, floors.worst)
+    if row["binary.iou_mean"] < mean or row["binary.iou_worst"] < worst:
         return f"the binary's masks are not the scored ones: {_ious(row, 'binary')}"
     return ""
 

@@ -40,6 +40,12 @@ PERCENTILE = 99.99
 SHOWN = 6
 CHECKED = 4  # calibration samples on which a quantized graph must mark something
 COARSE = 4096.0  # a range beyond it leaves steps of 16 in 8 bits
+# A product's sum of whole numbers, times the product of its operands' steps over its result's: beyond 256 the NPU gives
+# 0 (docs/compiler.md). At 1 a decision cut to 0 and 1 is as hard as rounding lets it be.
+LARGEST_MULTIPLIER = 256.0
+DECISION_MULTIPLIER = 1.0
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+LEAST_RANGE = 1e-9  # of a result that is always the same
 CHOICE_BEGINS = ("LayerNormalization", "Conv", "Add", "Softmax")  # whose results may have 8 bits
 _TYPES = {"8": QuantType.QUInt8, "16": QuantType.QUInt16}
 _ONNX_TYPES = {"tensor(float)": onnx.TensorProto.FLOAT, "tensor(int64)": onnx.TensorProto.INT64,
@@ -106,7 +112,7 @@ def quantize_graphs(floats: Path, config: ExportConfig, samples: GraphInputs, fo
     plain = prepared(float_graph)
     bits = bits_of(plain.graph.node, config.precision, keep)  # a mistake in it shows before the calibration
     calibrated = calibrate(plain, samples, config.calibration.method)
-    _warn(calibrated, bits)
+    _warn(_tempered(calibrated, bits), bits)
     content = quantized(calibrated, bits)
     replace(record, precision=config.precision).write_into(content)
     with atomic_path(folder) as temporary:
@@ -201,8 +207,8 @@ def calibrate(content: onnx.ModelProto, samples: Iterable[HubInput], method: str
 
 def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelProto:
     """Put QuantizeLinear and DequantizeLinear into a calibrated graph: `bits` by the names of its nodes."""
-    content = onnx.ModelProto()
-    content.CopyFrom(calibrated.content)
+    calibrated = _tempered(calibrated, bits)
+    content = calibrated.content
     usual: Bits = "16" if "8" not in bits.values() else "8"
     overrides: dict[str, list[dict[str, Any]]] = {
         IMAGE_INPUT.name: [{"scale": np.array(1, np.float32), "zero_point": np.array(0, np.uint8)}]
@@ -221,6 +227,58 @@ def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelPro
     made = quantizer.quantize_model()
     _name_conversions(made)
     return made
+
+
+def _tempered(calibrated: Calibrated, bits: Mapping[str, Bits]) -> Calibrated:
+    """Return a copy whose decisions, products cut to 0 and 1, are as steep as their steps allow, and no steeper.
+
+    A decision's left operand is a constant, or something times one: that constant is divided.
+    """
+    content, ranges = onnx.ModelProto(), TensorsData(CalibrationMethod.MinMax, dict(calibrated.ranges.items()))
+    content.CopyFrom(calibrated.content)
+    graph = content.graph
+    made = {name: node for node in graph.node for name in node.output}
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    copy = Calibrated(content, ranges)
+    for product, multiplier in _multipliers(copy, bits):
+        scaled = product.input[0]
+        maker = made.get(scaled)
+        holder, slot = (maker, 1) if maker is not None and maker.op_type == "Mul" else (product, 0)
+        divisor = np.float32(multiplier / DECISION_MULTIPLIER)
+        cut = _cut_of(graph, product)
+        if cut is None or cut.op_type != "Clip" or divisor <= 1 or holder.input[slot] not in constants:
+            continue
+        name = f"{product.name}/tempered"
+        graph.initializer.append(onnx.numpy_helper.from_array(constants[holder.input[slot]] / divisor, name))
+        holder.input[slot] = name
+        if holder is not product:
+            low, high = (np.asarray(each) / divisor for each in ranges[scaled].range_value)
+            ranges[scaled] = TensorData(lowest=low, highest=high)
+    return copy
+
+
+def _cut_of(graph: onnx.GraphProto, product: onnx.NodeProto) -> onnx.NodeProto | None:
+    """Return the Clip or Relu that alone reads a product: the quantizer makes the product's range of it."""
+    readers = [node for node in graph.node if product.output[0] in node.input]
+    return readers[0] if [node.op_type for node in readers] in (["Clip"], ["Relu"]) else None
+
+
+def _multipliers(calibrated: Calibrated, bits: Mapping[str, Bits]) -> list[tuple[onnx.NodeProto, float]]:
+    """Return, of each product of integers, how many steps of its result one is that its whole numbers add up to."""
+    graph, ranges = calibrated.content.graph, calibrated.ranges
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+
+    def step(name: str) -> float:
+        ends = (constants[name].min(), constants[name].max()) if name in constants else ranges[name].range_value
+        low, high = min(np.asarray(ends[0]).item(), 0.0), max(np.asarray(ends[1]).item(), 0.0)
+        return max(high - low, LEAST_RANGE) / (65535 if name in made and bits[made[name].name] == "16" else 255)
+
+    return [
+        (node, step(node.input[0]) * step(node.input[1]) / step((_cut_of(graph, node) or node).output[0]))
+        for node in graph.node
+        if node.op_type in PRODUCTS and bits[node.name] != "float"
+    ]
 
 
 def prepared(float_graph: Path) -> onnx.ModelProto:
@@ -251,7 +309,10 @@ def prepared(float_graph: Path) -> onnx.ModelProto:
 
 
 def _warn(calibrated: Calibrated, bits: Mapping[str, Bits]) -> None:
-    """Name what one scale cannot hold: results that never change, and 8-bit ones whose range dwarfs the usual."""
+    """Name what one scale cannot hold: results that never change, and 8-bit ones whose range dwarfs the usual.
+
+    Also products that are too steep for the NPU.
+    """
     constant, coarse = [], []
     inputs = {name for node in calibrated.nodes for name in node.input}
     for node in calibrated.nodes:
@@ -261,8 +322,16 @@ def _warn(calibrated: Calibrated, bits: Mapping[str, Bits]) -> None:
             low, high = (np.asarray(each).item() for each in calibrated.ranges[name].range_value)
             if low == high:
                 constant.append(node.name)
-            elif bits[node.name] == "8" and max(-low, high) > COARSE:
+            elif (
+                bits[node.name] == "8" and max(-low, high) > COARSE and _cut_of(calibrated.content.graph, node) is None
+            ):
                 coarse.append(node.name)
+    steep = [node.name for node, steps in _multipliers(calibrated, bits) if steps > LARGEST_MULTIPLIER]
+    if steep:
+        _log.warning(
+            "%d products have steps beyond %g of their result's, of which the NPU makes 0: %s; more samples may widen "
+            "their results", len(steep), LARGEST_MULTIPLIER, _first(steep),
+        )  # fmt: skip
     if constant:
         _log.warning("%d operations gave one value on all calibration samples: %s", len(constant), _first(constant))
     if coarse:

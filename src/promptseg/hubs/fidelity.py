@@ -23,6 +23,7 @@ from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.host import GraphInputs, masks_on_host
 from promptseg.metrics import bootstrap_interval, overlap
 from promptseg.params import HubConfig
+from promptseg.scoring import binary_floors
 
 HOST = "ONNX Runtime, CPU"
 FLOAT32 = "fp32"
@@ -60,13 +61,15 @@ class Comparison:
 class Fidelity:
     """Which graph, runner and precision the scored masks are from, and how far they are from the others.
 
-    `binary` compares the binary that is timed with ONNX Runtime in the same precision, `float32` that with float32;
-    each is None where there is nothing to compare. `non_finite` is the number of masks with values that are NaN or
-    infinite: 0, since others are refused.
+    `binary` compares the binary that is timed with ONNX Runtime in the same precision, `float32` that with float32, and
+    `binary_float32` the binary of a quantized graph with what it was made of: whether its masks, where they are others
+    than the scored ones, are worse ones. Each is None where there is nothing to compare. `non_finite` is the number of
+    masks with values that are NaN or infinite: 0, since others are refused.
     """
 
     binary: Comparison | None
     float32: Comparison | None
+    binary_float32: Comparison | None
     scored_by: str
     phrases: int
     non_finite: int
@@ -97,12 +100,12 @@ def infer(
     with its, where the host makes them, and only told how far they are: that is the precision's own doing.
 
     The comparisons come first. Raises ValueError, and leaves no predictions, when a comparison falls below
-    `config.min_fidelity_mean` or `_worst`, and FloatingPointError when an output holds a value that is no number; both
-    name the samples.
+    `config.min_fidelity_mean` or `_worst` (of integers: see `binary_floors`), and FloatingPointError when
+    an output holds a value that is no number; both name the samples.
     """
     manifest = read_compiled(read_graphs(graphs), compiled, config)
     deployed = _Deployed(hub, config, graphs, compiled, manifest)
-    float32 = binary = None
+    float32 = binary = binary_float32 = None
     floats = floats if floats is not None and any(floats.iterdir()) else None
     made: list[Prediction] = []  # of all inputs, where they are compared anyway
     if floats is not None and hub.emulates:
@@ -110,7 +113,8 @@ def infer(
     elif manifest.precision != FLOAT32:
         float32 = deployed.compare_with_float32(inputs.few(FLOAT32_SAMPLES), floats)
     if manifest.placed_on_npu and config.emulator_samples:
-        binary = deployed.compare_binary(inputs.few(config.emulator_samples))
+        few = inputs.few(config.emulator_samples)
+        binary, binary_float32 = deployed.compare_binary(few, floats, None if float32 is None else float32.iou_mean)
     scored_by = deployed.host if hub.emulates else hub.runner
     if made:
         phrases = write_predictions(predictions, made)
@@ -121,6 +125,7 @@ def infer(
     return Fidelity(
         binary=binary,
         float32=float32,
+        binary_float32=binary_float32,
         scored_by=scored_by,
         phrases=phrases,
         non_finite=0,
@@ -165,13 +170,22 @@ class _Deployed:
         floors = (self.config.min_fidelity_mean if floats is None else 0.0, 0.0)
         return self._compared(names, rounded, wanted, few, floors)
 
-    def compare_binary(self, few: GraphInputs) -> Comparison:
-        """Hold the binary to ONNX Runtime in the same precision."""
-        here, there = tee(few)
-        ran = self.hub.run(self.graphs, self.compiled, here)
-        wanted = masks_on_host(self.graphs, there, self.manifest.precision)
-        floors = (self.config.min_fidelity_mean, self.config.min_fidelity_worst)
-        return self._compared((self.hub.runner, self.host), ran, wanted, few, floors)
+    def compare_binary(
+        self, few: GraphInputs, floats: Path | None, float32_iou: float | None
+    ) -> tuple[Comparison, Comparison | None]:
+        """Hold the binary to ONNX Runtime in the same precision, and compare that of a quantized graph with `floats`.
+
+        float32_iou: the mean IoU of the scored masks with float's.
+        """
+        ran, again = tee(self.hub.run(self.graphs, self.compiled, few))
+        config, precision = self.config, self.manifest.precision
+        floors = binary_floors(precision, float32_iou, config.min_fidelity_mean, config.min_fidelity_worst)
+        wanted = masks_on_host(self.graphs, few, precision)
+        binary = self._compared((self.hub.runner, self.host), ran, wanted, few, floors)
+        if floats is None:
+            return binary, None
+        names = (self.hub.runner, f"{HOST}, {FLOAT32}")
+        return binary, self._compared(names, again, masks_on_host(floats, few), few, (0.0, 0.0))
 
     def _compared(
         self,

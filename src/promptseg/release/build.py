@@ -21,7 +21,7 @@ from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.devices import find_device
 from promptseg.params import HubConfig
 from promptseg.release.run import MANIFEST, check
-from promptseg.scoring import CPU, SPELLED, check_records, latency_known_by, with_fidelity
+from promptseg.scoring import CPU, FLOATS, SPELLED, binary_floors, check_records, latency_known_by, with_fidelity
 
 FORMAT, CARD = 1, "MODEL_CARD.md"
 METRICS = ("score", "latency", "fidelity", "export", "training")
@@ -133,17 +133,22 @@ def distrust(fidelity: Mapping[str, Any], floors: HubConfig) -> str:
     """
     if fidelity["non_finite"]:
         return f"broken fidelity: {fidelity['non_finite']} of the scored masks hold values that are no numbers"
-    for part, worst in (("binary", floors.min_fidelity_worst), ("float32", 0.0)):
+    precision, float32 = fidelity["precision"], (fidelity.get("float32") or {}).get("iou_mean")
+    wanted = {
+        "binary": binary_floors(precision, float32, floors.min_fidelity_mean, floors.min_fidelity_worst),
+        "float32": (floors.min_fidelity_mean if precision in FLOATS else 0.0, 0.0),
+    }
+    for part, (average, worst) in wanted.items():
         compared = fidelity.get(part) or {}
         mean, lowest = compared.get("iou_mean"), compared.get("iou_worst")
         if mean is None or lowest is None:
-            if part == "binary" and fidelity["precision"] != "fp32":
+            if part == "binary" and precision != "fp32":
                 return "broken fidelity: nothing says that the binary gives the scored masks (hub.emulator_samples)"
             continue
-        if mean < floors.min_fidelity_mean or lowest < worst:
+        if mean < average or lowest < worst:
             return (
                 f"broken fidelity: IoU of the masks of {compared['runner']} with those of {compared['reference']} is "
-                f"{mean} on average and {lowest} at worst, wanted {floors.min_fidelity_mean} and {worst}"
+                f"{mean} on average and {lowest} at worst, wanted {average:.3f} and {worst}"
             )
     return ""
 

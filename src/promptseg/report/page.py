@@ -235,6 +235,11 @@ def fidelity_figures(fidelity: Mapping[str, Any]) -> list[Figure]:
         Figure("Scored masks", fidelity.get("scored_by") or NOT_MEASURED, "what ran the graph, and in which precision"),
         _comparison("The binary's masks beside them", fidelity.get("binary")),
         _comparison("Those of this precision beside float32", fidelity.get("float32")),
+        *(
+            [_comparison("The binary's masks beside float32", fidelity["binary_float32"])]
+            if fidelity.get("binary_float32")
+            else []
+        ),
         Figure("Outputs that are no numbers", _quantity(fidelity.get("non_finite"), ""), "NaN or infinite"),
     ]
 

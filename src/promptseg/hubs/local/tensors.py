@@ -25,6 +25,10 @@ from promptseg.hubs.local.session import session_options
 
 # Relative error (L2). Right parts of float graphs stay below 0.01 in fp16; the padded pools were off by 0.55 to 0.73.
 TOLERANCE = 0.05
+INTEGER_TOLERANCE = (
+    0.5  # rounding every tensor to 8 bits takes small values of GELUs to 0.25; a wrong product is off by 1
+)
+SHOWN = "/shown"  # behind a quantized tensor's name: its values, see `_with_values`
 MOST_TENSORS = 100  # compared at once: each is one more output of the compiled graph
 # What these read may exceed fp16, the largest value having the same result: where nothing else reads it, it is not
 # compared, and neither is the decision that they make of it, which turns rounding into whole ones.
@@ -62,15 +66,18 @@ class CompareRequest:
 
 
 def first_straying_tensor(
-    graph: Path, inputs: Mapping[str, NDArray[Any]], device: Device, tolerance: float = TOLERANCE
+    graph: Path, inputs: Mapping[str, NDArray[Any]], device: Device, tolerance: float | None = None
 ) -> ComparedTensor | None:
     """Return the first tensor of an ONNX file that the emulator computes otherwise than ONNX Runtime, or None.
 
-    inputs: one array per input of the graph. Looks at the last tensor of every part first (see `compare_borders`), then
+    inputs: one array per input of the graph. tolerance: of the relative error; None for TOLERANCE, or, of a quantized
+    graph, INTEGER_TOLERANCE. Looks at the last tensor of every part first (see `compare_borders`), then
     at every node between the first that strays and those before it that agree. Raises RuntimeError when the emulator
     fails.
     """
-    content = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    content = _with_values(onnx.shape_inference.infer_shapes(onnx.load(graph)))
+    if tolerance is None:
+        tolerance = INTEGER_TOLERANCE if _shown(content) else TOLERANCE
     borders = _compare(content, _borders(content), inputs, device)
     straying = next((tensor for tensor in borders if not tensor.error <= tolerance), None)
     if straying is None:
@@ -91,8 +98,31 @@ def compare_borders(graph: Path, inputs: Mapping[str, NDArray[Any]], device: Dev
     A part is the module that the exporter names a node after ("network.backbone.stages.0/Conv_3"); of more than
     MOST_TENSORS, that many are taken, spread over the graph. Raises RuntimeError when the emulator fails.
     """
-    content = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    content = _with_values(onnx.shape_inference.infer_shapes(onnx.load(graph)))
     return _compare(content, _borders(content), inputs, device)
+
+
+def _with_values(content: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph with one more tensor, its values as floats, for each result that is quantized.
+
+    Asked for a result before its QuantizeLinear, the NPU would compute the operation in float, or not at all.
+    """
+    graph = content.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    known = {value.name: value for value in (*graph.value_info, *graph.output)}
+    for node in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in makers]:
+        name, maker = f"{node.output[0]}{SHOWN}", makers[node.input[0]]
+        graph.node.append(
+            onnx.helper.make_node("DequantizeLinear", [node.output[0], *node.input[1:]], [name], f"{maker.name}/{name}")
+        )
+        value = graph.value_info.add()
+        value.CopyFrom(known.get(node.input[0], known[node.output[0]]))
+        value.name, value.type.tensor_type.elem_type = name, onnx.TensorProto.FLOAT
+    return content
+
+
+def _shown(content: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in content.graph.node if node.output[0].endswith(SHOWN)]
 
 
 def _borders(content: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -107,7 +137,9 @@ def _borders(content: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _comparable(content: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes whose first output is a float tensor, without decisions; see DECIDING."""
+    """Nodes whose first output is a float tensor, without decisions (see DECIDING); of integers, what shows values."""
+    if shown := _shown(content):
+        return shown
     values = (*content.graph.value_info, *content.graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     readers = defaultdict(set)
@@ -144,13 +176,14 @@ def _inside_gelus(content: onnx.ModelProto) -> set[str]:
 def _nodes_behind(content: onnx.ModelProto, tensor: str, agreed: set[str]) -> list[onnx.NodeProto]:
     """The comparable nodes that `tensor` is computed by, back to the tensors in `agreed`; in the graph's order."""
     makers = {name: node for node in content.graph.node for name in node.output}
-    found, open_names = set[str](), [tensor]
+    agreed = {name.removesuffix(SHOWN) for name in agreed}
+    found, open_names = set[str](), [tensor.removesuffix(SHOWN)]
     while open_names:
         name = open_names.pop()
         if name in makers and name not in found and name not in agreed:
             found.add(name)
             open_names.extend(makers[name].input)
-    return [node for node in _comparable(content) if node.output[0] in found]
+    return [node for node in _comparable(content) if node.output[0].removesuffix(SHOWN) in found]
 
 
 def _compare(
