@@ -20,7 +20,7 @@ from promptseg.checkpoints.checkpoint import Provenance, load_checkpoint, save_c
 from promptseg.datasets.records import Rle, Sample, read_pictures, read_samples
 from promptseg.datasets.tokenizer import ClipTokenizer, write_tokens
 from promptseg.params import PhotosConfig, read_data_config
-from promptseg.quality import auroc, calibration_error, summary
+from promptseg.quality import auroc, calibration_error, read_scored, summary
 from promptseg.sources.build import build_dataset
 from promptseg.sources.photos.composites import Photo, compose, draw_composites
 from promptseg.sources.photos.phrases import Thing, colour_of, wordings
@@ -263,6 +263,26 @@ def test_figures_are_by_name_size_and_how_often_a_name_was_seen() -> None:
     assert figures["names_seen_30_times"]["miou"] == figures["person"]["miou"] == 0.6
     assert (figures["names_small"]["miou"], figures["objects"]["miou"]) == (0.2, 0.4)
     assert figures["saying_no"]["auroc"] == 1
+
+
+def test_what_the_pipeline_scored_falls_into_the_same_groups(mirror: Path, tmp_path: Path) -> None:
+    samples = build(mirror, tmp_path)
+    meant = [sample for sample in samples if sample.split == "val" and sample.means_something]
+    assert any(sample.split == "val" and not sample.means_something for sample in samples)
+    columns = ["sample_id", "image", "phrase", "phrase_kind", "size", "iou", "largest_object", "everything"]
+    scored = pd.DataFrame(
+        [(each.sample_id, each.image, each.phrase, each.phrase_kind, "large", 0.5, 0.2, 0.1) for each in meant],
+        columns=columns,
+    )
+    scored.to_csv(tmp_path / "scores.csv", index=False)
+    figures = summary(read_scored(tmp_path / "scores.csv", samples, "val"), {})
+    names = sum(sample.phrase_kind == "keyword" for sample in meant)
+    assert figures["names"] == {"phrases": names, "miou": 0.5, "largest_object": 0.2, "everything": 0.1}
+    assert figures["objects"]["phrases"] == len(meant) - names
+    assert "saying_no" not in figures
+    scored[1:].to_csv(tmp_path / "scores.csv", index=False)
+    with pytest.raises(ValueError, match="got 0 rows of no phrase of val and 1 of its phrases without a row"):
+        read_scored(tmp_path / "scores.csv", samples, "val")
 
 
 def test_weights_are_blended_by_their_mean(mirror: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

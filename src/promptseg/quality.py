@@ -68,6 +68,24 @@ def answers(
     return pd.DataFrame(rows)
 
 
+def read_scored(path: Path, samples: Sequence[Sample], split: Split) -> pd.DataFrame:
+    """Read what the pipeline scored of a split, data/scores.csv, as rows of `answers`; nothing is said of presence.
+
+    Raises ValueError for no such file, or rows of other samples than those of the split that mean something.
+    """
+    if not path.is_file():
+        raise ValueError(f"--rows: got {path}, no such file; `dvc repro` writes data/scores.csv")
+    rows = pd.read_csv(path, keep_default_na=False)
+    wanted = {sample.sample_id for sample in samples if sample.split == split and sample.means_something}
+    got = set(rows["sample_id"])
+    if got != wanted:
+        raise ValueError(
+            f"--rows: got {len(got - wanted)} rows of no phrase of {split} and {len(wanted - got)} of its phrases "
+            f"without a row, wanted one for each; set hub.split to {split} and hub.samples to null, and run `dvc repro`"
+        )
+    return rows.assign(present=True, presence=None)
+
+
 def summary(rows: pd.DataFrame, seen: Mapping[str, int]) -> dict[str, Any]:
     """Figures of `answers`' rows; `seen` says how many pictures of train show a name."""
     present = rows[rows["present"]]
