@@ -26,11 +26,13 @@ from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 
 ROWS = (
     *((model, res) for model in ("nano", "mobile") for res in (320, 512)),
+    *(("photo", res) for res in (256, 320)),
     *((f"timm/{name}", 320) for name in (
         "mobilenetv4_conv_small", "repvit_m1", "resnet18", "fastvit_t8", "efficientvit_b0",
     )),
     ("clipseg", 352),
     *(("focal_t", res) for res in (256, 590)),
+    ("vit_b", 320),
 )  # fmt: skip
 SHOWN = ("Snapdragon X Elite CRD", "Snapdragon X2 Elite CRD", "Samsung Galaxy S24", "Samsung Galaxy S25")
 COLUMNS = (

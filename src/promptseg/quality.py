@@ -86,6 +86,16 @@ def read_scored(path: Path, samples: Sequence[Sample], split: Split) -> pd.DataF
     return rows.assign(present=True, presence=None)
 
 
+def pictures_with(samples: Sequence[Sample]) -> Counter[str]:
+    """Count the pictures of train, composites left out, that each name is in."""
+    return Counter(
+        sample.phrase
+        for sample in samples
+        if sample.split == "train" and sample.phrase_kind == "keyword" and sample.means_something
+        and sample.sample_id.endswith("-0") and "composite" not in sample.image
+    )  # fmt: skip
+
+
 def summary(rows: pd.DataFrame, seen: Mapping[str, int]) -> dict[str, Any]:
     """Figures of `answers`' rows; `seen` says how many pictures of train show a name."""
     present = rows[rows["present"]]

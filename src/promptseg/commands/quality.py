@@ -6,7 +6,6 @@ scored: the same groups, without saying no, which a mask alone does not tell.
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,10 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, and tell."""
-    from promptseg.quality import read_scored, summary  # pandas, half a second: not before the command line is read
+    from promptseg.quality import pictures_with, read_scored, summary  # pandas: half a second
 
     if options.rows is not None and (options.model is not None or options.res is not None):
         raise ValueError("--rows: got --model or --res too; what was scored has a model and a res of its own")
+
     paths = read_paths(project_root()) if options.data is None else None
     images, samples_path, objects, tokens = (
         (paths["images"], paths["samples"], paths["objects"], paths["tokens"])
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         rows, source = read_scored(options.rows, samples, options.split), {"rows": str(options.rows)}
     else:
         rows, source = _ask(options, samples, images, objects, tokens)
-    figures = summary(rows, _seen(samples))
+    figures = summary(rows, pictures_with(samples))
     for name, value in figures.items():
         say(f"{name}: {value}")
     if options.out is not None:
@@ -85,13 +85,3 @@ def _ask(
             network, images, samples, read_pictures(objects), token_ids, options.split, res, options.pictures
         )
     return rows, {"model": str(model), "res": res}
-
-
-def _seen(samples: Sequence[Sample]) -> Counter[str]:
-    """Count the pictures of train, composites left out, that each name is in."""
-    return Counter(
-        sample.phrase
-        for sample in samples
-        if sample.split == "train" and sample.phrase_kind == "keyword" and sample.means_something
-        and sample.sample_id.endswith("-0") and "composite" not in sample.image
-    )  # fmt: skip
