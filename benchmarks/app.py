@@ -19,22 +19,25 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.graphs import MODELS, ROOT, make_inputs, make_network
-from promptseg.datasets.records import Prediction, Rle, write_predictions
+from promptseg.datasets.records import read_samples, write_records
+from promptseg.datasets.tokenizer import write_tokens
 from promptseg.export.onnx_export import export_graphs
-from promptseg.hubs.base import HubInput
+from promptseg.hubs.backends import open_hub
+from promptseg.hubs.base import Binary, CompiledGraphs, HubInput
 from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.devices import devices
+from promptseg.hubs.fidelity import infer
 from promptseg.hubs.host import GraphInputs, HostSession, masks_on_host
 from promptseg.hubs.local.profile import simulate
 from promptseg.metrics import overlap
-from promptseg.params import CalibrationConfig, ExportConfig
+from promptseg.params import CalibrationConfig, ExportConfig, HubConfig, read_params
 
 AGREE_ON, SCORED = 64, 480
 
@@ -114,27 +117,58 @@ def host(folders: dict[str, Path], _: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(folders: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
-    """Peak resident memory of scoring so many phrases as hub-infer does, and after the first tenth of them."""
-    few, taken = inputs(None), []
+    """Peak resident memory of hub-infer on so many phrases, and after the first tenth of them."""
+    folder, data = folders["app"].parent / "data", ROOT / "data"
+    count = options.phrases
+    rows = [(row, each) for row, each in enumerate(read_samples(data / "samples.jsonl")) if each.split == "val"]
+    chosen = [
+        (row, replace(each, sample_id=f"{number}-{each.sample_id}")) for number, (row, each) in again(rows, count)
+    ]
+    folder.mkdir()
+    write_records(folder / "samples.jsonl", (sample for _, sample in chosen))
+    tokens = np.load(data / "tokens.npy")
+    write_tokens(folder / "tokens.npy", tokens[[row for row, _ in chosen]])
+    taken: list[int] = []
 
-    def repeated() -> Iterator[HubInput]:
-        for number, sample in enumerate(islice(again_and_again(few), options.phrases)):
-            if number == options.phrases // 10:
-                taken.append(peak_mb())
-            yield replace(sample, sample_id=f"{number}-{sample.sample_id}")
+    class Watched(GraphInputs):
+        """Takes the memory's peak after a tenth."""
 
-    path = folders["app"].parent / "predictions.jsonl"
+        def __iter__(self) -> Iterator[HubInput]:
+            for number, sample in enumerate(super().__iter__()):
+                if number == count // 10:
+                    taken.append(peak_mb())
+                yield sample
+
+    config = replace(read_params(ROOT).hub, emulator_samples=0)
+    compile_nothing(folders["app"], folder, config)
+    inputs = Watched(data / "images", folder / "samples.jsonl", folder / "tokens.npy", "val", None)
     start = time.perf_counter()
-    outputs = masks_on_host(folders["app"], repeated(), "fp16")
-    count = write_predictions(path, (Prediction(each.sample_id, Rle.from_mask(each.pred_mask)) for each in outputs))
+    made = infer(open_hub(config, options.cache), config, folders["app"], folder, inputs, folder / "predictions.jsonl")
     seconds = round(time.perf_counter() - start)
-    return {"phrases": count, "peak_mb_after_a_tenth": taken[0], "peak_mb": peak_mb(), "seconds": seconds}
+    return {"phrases": made.phrases, "peak_mb_after_a_tenth": taken[-1], "peak_mb": peak_mb(), "seconds": seconds}
 
 
-def again_and_again(samples: GraphInputs) -> Iterator[HubInput]:
-    """Yield the samples without end; each round decodes the pictures anew."""
-    while True:
-        yield from samples
+def again(rows: list[Any], count: int) -> Iterator[tuple[int, Any]]:
+    """Yield the rows again and again, numbered, until there are so many."""
+    return islice(enumerate(cycle(rows)), count)
+
+
+def compile_nothing(graphs: Path, folder: Path, config: HubConfig) -> None:
+    """Write a manifest that says that the graphs run as they are, in half precision, with no binary to compare."""
+    found = read_graphs(graphs)
+    CompiledGraphs(
+        **{name: getattr(found.record, name) for name in ("contract", "model", "res", "precision")},
+        **{name: getattr(config, name) for name in ("backend", "device")},
+        runtime="ONNX Runtime, CPU",
+        placed_on_npu=False,
+        graph_sha256=found.sha256,
+        binaries=tuple(Binary(graph.name, graph.sha256) for graph in found),
+        chip=None,
+        service=None,
+        account=None,
+        tool_versions={},
+        note="",
+    ).write(folder)
 
 
 def peak_mb() -> int:

@@ -3,6 +3,7 @@
 The project is one small pipeline; DVC treats the real one in the same way, and takes minutes for it.
 """
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.projects import dvc_environment, git
+from tests.projects import ROOT, dvc_environment, git
 
 moto = pytest.importorskip("moto.server", reason="moto is not installed (requirements-dev.txt)")
 pytest.importorskip("dvc_s3", reason="dvc-s3 is not installed (requirements-dev.txt)")
@@ -23,19 +24,19 @@ pytestmark = pytest.mark.slow
 BUCKET = "team"
 TRAIN = """
 import json, pathlib, yaml
-width = yaml.safe_load(open("params.yaml"))["width"]
+res = yaml.safe_load(open("params.yaml"))["res"]
 pathlib.Path("model").mkdir(exist_ok=True)
 for part in range(4):
-    pathlib.Path(f"model/{part}.bin").write_bytes(bytes([width, part]) * 500_000)
-json.dump({"score": 1 / width}, open("score.json", "w"))
-open("runs.log", "a").write(f"{width}\\n")
+    pathlib.Path(f"model/{part}.bin").write_bytes(bytes([res, part]) * 500_000)
+json.dump({"score": 1 / res}, open("score.json", "w"))
+open("runs.log", "a").write(f"{res}\\n")
 """
 PIPELINE = """
 stages:
   train:
     cmd: python train.py
     deps: [train.py]
-    params: [width]
+    params: [res]
     outs: [model]
     metrics: [{score.json: {cache: false}}]
 """
@@ -93,12 +94,17 @@ def _client(port: int) -> Any:
     return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys)
 
 
-def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def environment_of(project: Path) -> dict[str, str]:
     environment = {**dvc_environment(), "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     environment |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "2", "AWS_EC2_METADATA_DISABLED": "true"}
-    environment |= {"HOME": str(project.parent)}
+    return environment | {"HOME": str(project.parent)}
+
+
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=project, env=environment_of(project), capture_output=True, text=True, check=False
+    )
 
 
 def dvc(project: Path, *arguments: str) -> str:
@@ -128,7 +134,7 @@ def team(tmp_path: Path, server: int, request: pytest.FixtureRequest) -> tuple[P
     project.mkdir()
     (project / "train.py").write_text(TRAIN)
     (project / "dvc.yaml").write_text(PIPELINE)
-    (project / "params.yaml").write_text("width: 2\n")
+    (project / "params.yaml").write_text("res: 2\n")
     (project / ".gitignore").write_text("runs.log\n")
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(hub)], check=True)
     git(project, "init", "-q", "-b", "main")
@@ -164,34 +170,41 @@ def shown(project: Path) -> list[tuple[str, float]]:
 def test_a_second_clone_makes_nothing_again_and_shows_the_same_experiments(team: tuple[Path, Path]) -> None:
     first, hub = team
     dvc(first, "push")
-    for width in (3, 5):
-        dvc(first, "exp", "run", "--name", f"width{width}", "-S", f"width={width}")
-        assert share(first, f"width{width}").returncode == 0
+    for res in (3, 5):
+        dvc(first, "exp", "run", "--name", f"res{res}", "-S", f"res={res}")
+        assert share(first, f"res{res}").returncode == 0
     git(first, "checkout", "--force", "main")
     second = clone(hub, "second")
     dvc(second, "pull")
     assert "Data and pipelines are up to date" in dvc(second, "status")
     assert "Running stage" not in dvc(second, "repro")
-    dvc(second, "exp", "pull", "origin", "width3", "width5")
-    assert shown(second) == shown(first) == [("width3", pytest.approx(1 / 3)), ("width5", pytest.approx(1 / 5))]
-    dvc(second, "exp", "apply", "width5")
+    dvc(second, "exp", "pull", "origin", "res3", "res5")
+    assert shown(second) == shown(first) == [("res3", pytest.approx(1 / 3)), ("res5", pytest.approx(1 / 5))]
+    dvc(second, "exp", "apply", "res5")
     assert (second / "model/0.bin").read_bytes()[:1] == bytes([5])
     assert "Running stage" not in dvc(second, "repro")
     assert not (second / "runs.log").exists()
 
 
+def share_out(project: Path, number: int, machines: int, values: list[int]) -> None:
+    """Run the documented script as the machine of that number."""
+    environment = environment_of(project) | {"MACHINE": str(number), "MACHINES": str(machines)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = ["bash", str(ROOT / "docs" / "examples" / "share_out.sh"), *map(str, values)]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_two_clones_share_a_list_of_settings_out(team: tuple[Path, Path]) -> None:
-    """Each takes what its number says, pushes its results, and both see all of them."""
+    """Each takes what its number says, pushes its results, and both see all of them; again, and nothing is made."""
     first, hub = team
     clones = {"first": first, "second": clone(hub, "second")}
-    widths = [3, 4, 5, 6]
-    for number, project in enumerate(clones.values()):
-        for width in widths[number :: len(clones)]:
-            dvc(project, "exp", "run", "--name", f"width{width}", "-S", f"width={width}")
-            assert share(project, f"width{width}").returncode == 0
+    every = [3, 4, 5, 6]
+    for number, project in [*enumerate(clones.values()), (0, first)]:
+        share_out(project, number, len(clones), every)
     for project in clones.values():
-        dvc(project, "exp", "pull", "origin", *(f"width{width}" for width in widths))
-        assert [name for name, _ in shown(project)] == [f"width{width}" for width in widths]
+        dvc(project, "exp", "pull", "origin", *(f"res{res}" for res in every))
+        assert [name for name, _ in shown(project)] == [f"res{res}" for res in every]
     assert [(clones[name] / "runs.log").read_text().split() for name in clones] == [["2", "3", "5"], ["4", "6"]]
 
 
@@ -211,11 +224,11 @@ def test_a_remote_without_rights_is_told_and_nothing_is_made(team: tuple[Path, P
     first, hub = team
     dvc(first, "push")
     second = clone(hub, "second")
-    dvc(second, "exp", "run", "--name", "width3", "-S", "width=3", "--force")
+    dvc(second, "exp", "run", "--name", "res3", "-S", "res=3", "--force")
     held = objects(server, "")
     rights(server, 0)
     try:
-        refused = [share(second, "width3")]
+        refused = [share(second, "res3")]
         third = clone(hub, "third")
         refused.append(run(third, "pull"))
     finally:
