@@ -113,7 +113,9 @@ def load(name: str | os.PathLike[str], *, res: int | None = None) -> Model:
         return Model(open_runner(path, res))
     shipped = {file.stem: file for folder in _SHIPPED for file in sorted(folder.glob("*.safetensors"))}
     if str(name) in shipped:
-        return Model(open_runner(shipped[str(name)], res))
+        runner = open_runner(shipped[str(name)], res)
+        runner.name = runner.name.replace(str(shipped[str(name)]), str(name))
+        return Model(runner)
     root = find_project(Path.cwd())
     known = f"a shipped name ({', '.join(shipped)}), or a file named *{' or *'.join(SUFFIXES)}"
     if root is None:
