@@ -5,8 +5,8 @@ The canvas is the challenge's: 1024x1024, longest edge resized to 1024 (bilinear
 
 import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 CANVAS = 1024
 MASK_STRIDE = 4  # mask logits have one value per 4x4 pixels of the network's input
+_SIZES_KEPT = 32  # of edges, whose blending is worked out once
 _AT_ONCE = 32  # old pixels, or about so many, that new ones are blended of in one product
 MAX_PIXELS = 100_000_000  # above this a picture is a mistake or a decompression bomb
 _BOMB = Image.DecompressionBombError
@@ -93,10 +94,11 @@ def picture_to_canvas(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return canvas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Blend:
-    """How each of n new pixels along an edge is made of old ones: of those from `first` on, `weights` [n, taps]."""
+    """How n new pixels along an edge are made of `size` old ones: each from `first` on, by `weights` [n, taps]."""
 
+    size: int
     first: NDArray[np.intp]
     weights: NDArray[np.float64]
 
@@ -111,34 +113,48 @@ class _Blend:
         last = np.minimum((centres + support + 0.5).astype(np.intp), size)
         pixels = first[:, None] + np.arange((last - first).max(initial=1))
         weights = (1 - np.abs((pixels + 0.5 - centres[:, None]) / support)).clip(0) * (pixels < last[:, None])
-        return cls(first, weights / weights.sum(axis=1, keepdims=True))
+        return cls(size, first, weights / weights.sum(axis=1, keepdims=True))
 
     def rows(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Blend rows, [size, values], to float32 [n, values]."""
-        parts = [matrix @ image[near].astype(np.float32, copy=False) for near, matrix in self._products(len(image))]
-        return np.concatenate(parts) if parts else np.zeros((0, image.shape[1]), np.float32)
+        blended = np.empty((len(self.first), image.shape[1]), np.float32)
+        for new, near, matrix in self._products:
+            np.matmul(matrix, image[near].astype(np.float32, copy=False), out=blended[new])
+        return blended
 
     def columns(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Blend columns, [h, size, channels], to float32 [h, n, channels]."""
-        height, width, channels = image.shape
+        height, _, channels = image.shape
         values, parts = image.reshape(height, -1), [np.zeros((height, 0), np.float32)]
-        for near, matrix in self._products(width):
-            each = np.zeros((*matrix.T.shape, channels, channels), np.float32)
-            each[..., range(channels), range(channels)] = matrix.T[..., None]
-            wide = each.transpose(0, 2, 1, 3).reshape(matrix.shape[1] * channels, -1)
-            parts.append(values[:, near.start * channels : near.stop * channels] @ wide)
+        for near, matrix in _products_of_channels(self, channels):
+            parts.append(values[:, near] @ matrix)
         return np.concatenate(parts, axis=1).reshape(height, -1, channels)
 
-    def _products(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield the matrices, float32 [few, near], that blend of old pixels near each other a few new ones."""
-        taps, count = np.arange(self.weights.shape[1]), len(self.first)
-        at_once = min(max(8, _AT_ONCE * count // size), 128)
+    @cached_property
+    def _products(self) -> list[tuple[slice, slice, NDArray[np.float32]]]:
+        """A few new pixels each, the old ones near them, and the matrix that blends these, float32 [few, near]."""
+        taps, count, products = np.arange(self.weights.shape[1]), len(self.first), []
+        at_once = min(max(8, _AT_ONCE * count // self.size), 128)
         for start in range(0, count, at_once):
-            first, weights = (each[start : start + at_once] for each in (self.first, self.weights))
-            near = slice(int(first[0]), min(int(first[-1]) + len(taps), size))
+            new = slice(start, min(start + at_once, count))
+            first, weights = self.first[new], self.weights[new]
+            near = slice(int(first[0]), min(int(first[-1]) + len(taps), self.size))
             matrix = np.zeros((len(first), int(first[-1] - first[0]) + len(taps)), np.float32)
             matrix[np.arange(len(first))[:, None], (first - first[0])[:, None] + taps] = weights
-            yield near, matrix[:, : near.stop - near.start]
+            products.append((new, near, matrix[:, : near.stop - near.start]))
+        return products
+
+
+@lru_cache(maxsize=_SIZES_KEPT)
+def _products_of_channels(blend: _Blend, channels: int) -> list[tuple[slice, NDArray[np.float32]]]:
+    """Those of `blend` for pixels of several values, which lie beside each other."""
+    products = []
+    for _, near, matrix in blend._products:
+        each = np.zeros((*matrix.T.shape, channels, channels), np.float32)
+        each[..., range(channels), range(channels)] = matrix.T[..., None]
+        wide = each.transpose(0, 2, 1, 3).reshape(matrix.shape[1] * channels, -1)
+        products.append((slice(near.start * channels, near.stop * channels), wide))
+    return products
 
 
 def _square_of_canvas(res: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -151,6 +167,7 @@ def _square_of_canvas(res: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     return low, np.minimum(places - low, 1.0)
 
 
+@lru_cache(maxsize=_SIZES_KEPT)
 def _square_of_picture(size: int, canvas_size: int, res: int) -> _Blend:
     """Along an edge: how pixels of the square are made of a picture's, by way of the canvas; without the padding."""
     low, share = _square_of_canvas(res)
@@ -162,7 +179,7 @@ def _square_of_picture(size: int, canvas_size: int, res: int) -> _Blend:
     weights[:, : one.weights.shape[1]] = (1 - share)[:, None] * one.weights
     rows, places = np.arange(len(low))[:, None], (other.first - one.first)[:, None] + np.arange(other.weights.shape[1])
     weights[rows, places] += (share * (low + 1 < canvas_size))[:, None] * other.weights
-    return _Blend(one.first, weights)
+    return _Blend(size, one.first, weights)
 
 
 def picture_to_square(picture: NDArray[np.uint8], res: int) -> NDArray[np.uint8]:
@@ -192,8 +209,7 @@ def logits_to_canvas(mask_logits: NDArray[np.float32], res: int, rule: str) -> N
 
     `rule` is the network's: "crop" or "stretch".
     """
-    every = np.arange(CANVAS)
-    return _logits_at(mask_logits, res, rule, every, every)
+    return _logits_at(mask_logits, res, rule, (CANVAS, CANVAS), (CANVAS, CANVAS))
 
 
 def logits_to_mask(mask_logits: NDArray[np.float32], res: int, rule: str, height: int, width: int) -> NDArray[np.bool_]:
@@ -202,25 +218,26 @@ def logits_to_mask(mask_logits: NDArray[np.float32], res: int, rule: str, height
     What `mask_from_canvas` makes of the mask on the canvas; of the canvas only those pixels are made that it takes.
     """
     place = Placement.of(height, width)
-    taken = (_nearest(place.canvas_height, height), _nearest(place.canvas_width, width))
-    return _logits_at(mask_logits, res, rule, *taken) > 0
-
-
-def _nearest(size: int, wanted: int) -> NDArray[np.intp]:
-    """Return which of `size` pixels along an edge Pillow takes for each of `wanted` ones, by its nearest neighbour."""
-    numbers = Image.fromarray(np.arange(size, dtype=np.int32)[None])
-    return np.asarray(numbers.resize((wanted, 1), Image.Resampling.NEAREST))[0].astype(np.intp)
+    return _logits_at(mask_logits, res, rule, (place.canvas_height, height), (place.canvas_width, width)) > 0
 
 
 def _logits_at(
-    mask_logits: NDArray[np.float32], res: int, rule: str, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    mask_logits: NDArray[np.float32], res: int, rule: str, rows: tuple[int, int], columns: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return the logits of so many rows and columns of the canvas."""
+    """Return the logits at some pixels of the canvas; rows, columns: how many there are, and how many are taken."""
     cells = len(mask_logits)
     side = cells if rule == "stretch" or cells == res else res / MASK_STRIDE
-    across, down = (_Blend.bilinear(cells, each, side / CANVAS) for each in (columns, rows))
+    down, across = (_logits_along(cells, side, *edge) for edge in (rows, columns))
     with np.errstate(invalid="ignore"):  # of logits that are no numbers, which whoever decides from them counts
         return down.rows(across.columns(mask_logits[..., None])[..., 0])
+
+
+@lru_cache(maxsize=_SIZES_KEPT)
+def _logits_along(cells: int, side: float, canvas_size: int, size: int) -> _Blend:
+    """Along an edge: which logits make `size` of the canvas' first pixels, as Pillow's nearest neighbour takes them."""
+    numbers = Image.fromarray(np.arange(canvas_size, dtype=np.int32)[None])
+    taken = np.asarray(numbers.resize((size, 1), Image.Resampling.NEAREST))[0].astype(np.intp)
+    return _Blend.bilinear(cells, taken, side / CANVAS)
 
 
 def mask_to_canvas(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
