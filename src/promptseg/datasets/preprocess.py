@@ -125,10 +125,10 @@ class _Blend:
     def columns(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Blend columns, [h, size, channels], to float32 [h, n, channels]."""
         height, _, channels = image.shape
-        values, parts = image.reshape(height, -1), [np.zeros((height, 0), np.float32)]
+        values, parts = image.reshape(height, self.size * channels), [np.zeros((height, 0), np.float32)]
         for near, matrix in _products_of_channels(self, channels):
             parts.append(values[:, near] @ matrix)
-        return np.concatenate(parts, axis=1).reshape(height, -1, channels)
+        return np.concatenate(parts, axis=1).reshape(height, len(self.first), channels)
 
     @cached_property
     def _products(self) -> list[tuple[slice, slice, NDArray[np.float32]]]:
