@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from unittest import mock
 
 import numpy as np
@@ -45,6 +45,7 @@ from promptseg.metrics import overlap
 from promptseg.params import CalibrationConfig, ExportConfig, HubConfig, read_params
 
 AGREE_ON, SCORED = 64, 480
+Contract = Literal["challenge", "app"]
 
 
 def main() -> None:
@@ -59,12 +60,12 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-        folders = {each: export(options.model, options.res, each, Path(scratch)) for each in ("challenge", "app")}
+        folders = {each: export(options.model, options.res, each, Path(scratch)) for each in get_args(Contract)}
         measure = {"npu": npu, "agree": agree, "host": host, "memory": memory}[options.what]
         sys.stdout.write(json.dumps({"model": options.model, "res": options.res, **measure(folders, options)}) + "\n")
 
 
-def export(model: str, res: int, contract: str, scratch: Path) -> Path:
+def export(model: str, res: int, contract: Contract, scratch: Path) -> Path:
     """Write the graphs of a contract, held to the network on two samples."""
     config = ExportConfig(
         contract=contract,
@@ -104,7 +105,8 @@ def agree(folders: dict[str, Path], _: argparse.Namespace) -> dict[str, Any]:
     `segment` makes no canvas, so that some values of its square are rounded otherwise.
     """
     few, runner = inputs(None).few(AGREE_ON), OnnxRunner(folders["app"])
-    archives, figures = PictureArchives(ROOT / "data" / "images"), {}
+    archives = PictureArchives(ROOT / "data" / "images")
+    figures: dict[str, float] = {}
     ious: dict[str, list[float]] = {"scored": [], "segment": []}
     every = zip(few.samples, few, *(masks_on_host(folder, few) for folder in folders.values()), strict=True)
     for sample, given, challenge, app in every:
