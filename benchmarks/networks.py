@@ -2,6 +2,7 @@
 
     python -m benchmarks.networks                              # every network of ROWS that the table lacks
     python -m benchmarks.networks --only timm/resnet18 --res 320   # one, added to the table
+    python -m benchmarks.networks --only photo --metrics metrics   # one that the pipeline has simulated already
 
 The challenge's graph of each, with drawn weights (what it costs does not depend on them), by Qualcomm's compiler for
 every chip that the simulator knows: the same figures on every machine. Rows that docs/data/networks.csv has are left as
@@ -19,6 +20,7 @@ import torch
 from benchmarks.graph import OPSET, TABLES
 from promptseg.export.deployed_graph import deployed
 from promptseg.export.onnx_export import count_flops, trace_graph
+from promptseg.files import read_json
 from promptseg.hubs.devices import devices, estimate_all
 from promptseg.hubs.local.profile import simulate_all
 from promptseg.networks import architecture, build
@@ -49,13 +51,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", help="a model as `model` in params.yaml names it")
     parser.add_argument("--res", type=int, default=320)
+    parser.add_argument("--metrics", type=Path, help="folder of what the pipeline recorded, of that model in fp16")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)  # not each constant that the exporter leaves unfolded
     table = TABLES / "networks.csv"
-    for model, res in [(arguments.only, arguments.res)] if arguments.only else ROWS:
+    recorded = read_metrics(arguments.only, arguments.metrics) if arguments.metrics else None
+    res = int(recorded["res"]) if recorded else arguments.res
+    for model, side in [(arguments.only, res)] if arguments.only else ROWS:
         rows = read_rows(table)
-        if not any((row["model"], row["res"]) == (model, str(res)) for row in rows):
-            rows.append(measure(model, res))
+        if not any((row["model"], row["res"]) == (model, str(side)) for row in rows):
+            rows.append(recorded or measure(model, side))
             print(rows[-1], flush=True)
             with table.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -106,6 +111,32 @@ def measure(model: str, res: int) -> dict[str, str]:
     for row in estimate_all(times, "fp16"):
         if row["device"] in SHOWN:
             figures[f"estimated_ms {row['device']}"] = round(row["latency_ms_estimated"], 1)
+    return {column: str(figures.get(column, "")) for column in COLUMNS}
+
+
+def read_metrics(model: str, folder: Path) -> dict[str, str]:
+    """Return a row of what the pipeline recorded: the same graph by the same simulator, with other weights.
+
+    Raises ValueError where that was another model, or its precision not fp16.
+    """
+    latency, export = read_json(folder / "latency.json"), read_json(folder / "export.json")
+    got = {name: read_json(folder / "fidelity.json")[name] for name in ("model", "precision")}
+    if got != {"model": model, "precision": "fp16"}:
+        raise ValueError(f"--metrics: got {got} in {folder}, wanted --only's {model!r} in fp16")
+    figures = {
+        "model": model,
+        "res": export["res"],
+        "precision": "fp16",
+        "parameters_m": round(export["parameters"] / 1e6, 1),
+        "gflop": round(export["gflops"], 1),
+        "simulated_ms": round(latency["latency_ms_simulated"], 2),
+        "ops_without_cost": latency["ops_without_cost"],
+        "binary_mb": round(latency["binary_mb"], 1),
+        "ddr_mb": round(latency["ddr_read_mb"] + latency["ddr_write_mb"], 1),
+    }
+    for row in read_rows(folder / "devices.csv"):
+        if row["device"] in SHOWN and row["latency_ms_estimated"]:
+            figures[f"estimated_ms {row['device']}"] = round(float(row["latency_ms_estimated"]), 1)
     return {column: str(figures.get(column, "")) for column in COLUMNS}
 
 
