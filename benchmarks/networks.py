@@ -27,7 +27,7 @@ from promptseg.networks import architecture, build
 from promptseg.networks.xdecoder.mask_decoder import MaskAttention
 
 ROWS = (
-    *((model, res) for model in ("nano", "mobile") for res in (320, 512)),
+    *((model, res) for model in ("nano", "mobile") for res in (192, 320, 512)),
     *(("photo", res) for res in (256, 320)),
     *((f"timm/{name}", 320) for name in (
         "mobilenetv4_conv_small", "repvit_m1", "resnet18", "fastvit_t8", "efficientvit_b0",
