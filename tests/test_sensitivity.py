@@ -38,7 +38,9 @@ def rows() -> list[Row]:
 
 
 def chosen(ms: float, target: float, ends: float = FOREVER) -> list[str]:
-    whole = [Row("whole", "float", 1.0, 1.0, 4.0), Row("whole", "8 bits", 0.8, 0.8, ms)]
+    whole = [Row("whole", name, 1.0, 1.0, 4.0) for name in ("float", "16 bits")] + [
+        Row("whole", "8 bits", 0.8, 0.8, ms)
+    ]
     return [row.name for row in choose(FakeBench(ms), whole, rows(), target, ends)]  # type: ignore[arg-type]
 
 

@@ -3,10 +3,10 @@
     dvc repro export                      # with export.precision of integers: writes models/float/model.onnx
     python -m promptseg sensitivity       # a table, metrics/sensitivity.csv and .svg, and export.keep in params.yaml
 
-Each part, then each layer, is put into 8 bits alone, the rest in float: IoU of the masks with those of the float graph
-(ONNX Runtime), and the simulated milliseconds of the whole graph. Then, from 8 bits everywhere, the layers that lose
-most for each millisecond that they save are put into 16 bits, one after the other, as long as that helps. Twelve
-minutes or so for nano at 320 px on two idle cores; after `--minutes` no further layer is begun.
+Each part, then each layer, is put into 8 bits alone: IoU of the masks with those of the float graph, with the rest in
+float (ONNX Runtime), and the simulated milliseconds of the whole graph, with the rest in 16 bits. Then, from 8 bits
+everywhere, the layers that lose most for each millisecond that they save are put into 16 bits, one after the other, as
+long as that helps. After `--minutes` no further layer is begun.
 """
 
 import argparse
@@ -70,21 +70,19 @@ class Bench:
     chip: Chip
     cache: Path
 
-    def measure(self, kind: str, name: str, bits: Mapping[str, Bits]) -> Row:
-        """Quantize, decide the samples' masks, and simulate, where the compiler is installed."""
+    def measure(self, kind: str, name: str, bits: Mapping[str, Bits], timed: Mapping[str, Bits] | None = None) -> Row:
+        """Quantize, decide the samples' masks, and simulate `timed`, or the same, where the compiler is installed."""
         with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
             graph = Path(folder) / "model.onnx"
             onnx.save(quantized(self.calibrated, bits), graph)
-            return self.measure_file(kind, name, graph)
-
-    def measure_file(self, kind: str, name: str, graph: Path) -> Row:
-        """Measure a graph as it is."""
-        session = HostSession(graph)
-        ious = [
-            overlap(session.decide(sample).pred_mask, mask).iou
-            for sample, mask in zip(self.samples, self.masks, strict=True)
-        ]
-        ms = simulate(graph, self.chip, self.cache).cost.bounds_ms[0] if qnn_available() else None
+            session = HostSession(graph)
+            ious = [
+                overlap(session.decide(sample).pred_mask, mask).iou
+                for sample, mask in zip(self.samples, self.masks, strict=True)
+            ]
+            if timed is not None:
+                onnx.save(quantized(self.calibrated, timed), graph)
+            ms = simulate(graph, self.chip, self.cache).cost.bounds_ms[0] if qnn_available() else None
         return Row(kind, name, round(float(np.mean(ious)), 5), round(min(ious), 5), ms)
 
 
@@ -107,19 +105,29 @@ def run(options: argparse.Namespace) -> int:
     ends = time.monotonic() + 60 * options.minutes
     root = project_root()
     bench = _bench(root, options.samples)
+    nodes = bench.calibrated.nodes
+    wide, narrow = (bits_of(nodes, precision) for precision in ("w8a16", "w8a8"))
+    in_float: dict[str, Bits] = dict.fromkeys(wide, "float")
     whole = [
-        bench.measure_file("whole", "float", read_paths(root)["float"] / "model.onnx"),
-        bench.measure("whole", "8 bits", bits_of(bench.calibrated.nodes, "w8a8")),
+        bench.measure("whole", name, bits)
+        for name, bits in (("float", in_float), ("16 bits", wide), ("8 bits", narrow))
     ]
-    names = [("part", part) for part in PARTS if any(is_named(node, part) for node in bench.calibrated.nodes)]
+    names = [("part", part) for part in PARTS if any(is_named(node, part) for node in nodes)]
     if not options.parts_only:
-        names += [("layer", layer) for layer in layers_of(bench.calibrated.nodes)]
+        names += [("layer", layer) for layer in layers_of(nodes)]
     rows: list[Row] = []
     for kind, name in tqdm(names, desc="sensitivity", unit="graph"):
         if time.monotonic() > ends - 60 * options.minutes / 4:  # the rest is for the choice
             say(f"--minutes: {len(names) - len(rows)} layers were not begun, from {name} on")
             break
-        rows.append(bench.measure(kind, name, _alone(bench.calibrated.nodes, name)))
+        alone = {node.name for node in nodes if is_named(node, name)}
+        rows.append(
+            bench.measure(
+                kind,
+                name,
+                *({node: narrow[node] if node in alone else rest[node] for node in rest} for rest in (in_float, wide)),
+            )
+        )
     candidates = [row for row in rows if row.kind == ("part" if options.parts_only else "layer")]
     choices = choose(bench, whole, candidates, options.target, ends)
     kept = choices[-1].name if choices else ""
@@ -144,10 +152,10 @@ def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: 
     Returns a row for each layer that was kept, its name all names so far; ends where `target` is reached, where the
     graph would be slower than in float, or when the time is over.
     """
-    in_float, best = whole
+    in_float, wide, best = whole
     kept: list[str] = []
     choices: list[Row] = []
-    for candidate in sorted(candidates, key=lambda row: _loss_per_ms(row, in_float), reverse=True):
+    for candidate in sorted(candidates, key=lambda row: _loss_per_ms(row, wide), reverse=True):
         if best.iou_mean >= target or candidate.iou_mean >= 1 or time.monotonic() > ends:
             break
         names = [*kept, candidate.name]
@@ -193,11 +201,7 @@ def _bench(root: Path, samples: int) -> Bench:
     return Bench(calibrated, few, masks, chip, root / ".cache" / "simulations")
 
 
-def _alone(nodes: list[onnx.NodeProto], name: str) -> dict[str, Bits]:
-    return {node.name: "8" if is_named(node, name) else "float" for node in nodes}
-
-
-def _loss_per_ms(row: Row, in_float: Row) -> float:
-    if row.latency_ms_simulated is None or in_float.latency_ms_simulated is None:
+def _loss_per_ms(row: Row, wide: Row) -> float:
+    if row.latency_ms_simulated is None or wide.latency_ms_simulated is None:
         return 1 - row.iou_mean
-    return (1 - row.iou_mean) / max(in_float.latency_ms_simulated - row.latency_ms_simulated, LEAST_MS)
+    return (1 - row.iou_mean) / max(wide.latency_ms_simulated - row.latency_ms_simulated, LEAST_MS)
