@@ -68,6 +68,9 @@ def test_keep_is_written_and_nothing_else_of_params(tmp_path: Path) -> None:
     )
     write_keep(path, [])
     assert "  keep: [] " in path.read_text(encoding="utf-8")
+    path.write_text("export:\n  keep:                # of mixed\n", encoding="utf-8")
+    write_keep(path, ["decoder"])
+    assert path.read_text(encoding="utf-8") == "export:\n  keep: [decoder]               # of mixed\n"
     path.write_text("export: {}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="got 0 lines `keep:`"):
         write_keep(path, [])

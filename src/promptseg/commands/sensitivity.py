@@ -46,7 +46,7 @@ from promptseg.report.charts import Bar, draw_bars
 
 DEPTH = 3  # of the module path that is a layer: "decoder.cross_attentions.2"
 LEAST_MS = 0.01  # that a layer is taken to save, where it saves less: the simulator's own noise
-_KEEP = re.compile(r"^(  keep: )(?:\[[^\]\n]*\]|\S+)", re.MULTILINE)
+_KEEP = re.compile(r"^(  keep: )(?:\[[^\]\n]*\]|[^\s#]\S*|)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

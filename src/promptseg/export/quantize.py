@@ -210,9 +210,16 @@ def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelPro
     calibrated = _tempered(calibrated, bits)
     content = calibrated.content
     usual: Bits = "16" if "8" not in bits.values() else "8"
-    overrides: dict[str, list[dict[str, Any]]] = {
-        IMAGE_INPUT.name: [{"scale": np.array(1, np.float32), "zero_point": np.array(0, np.uint8)}]
-    }  # whole numbers from 0 to 255
+    # Whole numbers from 0 to 255; beside 8 bits what 16 are made of must have 16.
+    wide = usual == "8" and any(
+        bits[node.name] == "16" for node in content.graph.node if IMAGE_INPUT.name in node.input
+    )
+    picture = (
+        {"quant_type": QuantType.QUInt16, "zero_point": np.array(0, np.uint16)}
+        if wide
+        else {"zero_point": np.array(0, np.uint8)}
+    )
+    overrides: dict[str, list[dict[str, Any]]] = {IMAGE_INPUT.name: [{"scale": np.array(1, np.float32), **picture}]}
     for node in content.graph.node:
         for name in node.output if bits[node.name] == "16" and usual == "8" else ():
             overrides[name] = [{"quant_type": QuantType.QUInt16}]
