@@ -17,7 +17,7 @@ from promptseg.export.rewrites.clipseg import FoldedDecoder, FoldedText, FoldedV
 from promptseg.export.rewrites.convolutions import MatrixConvNorm
 from promptseg.export.rewrites.decoder import SOFT_BLOCKED, MatrixDecoder, PlainDecoder, SoftDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
-from promptseg.export.rewrites.integers import BlockStem, MatrixResize, MildMask, SummedTapMask
+from promptseg.export.rewrites.integers import BlockStem, MatrixResize, MildMask
 from promptseg.networks.clipseg.model import ClipSeg
 from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
@@ -163,8 +163,7 @@ class DeployedXDecoder(DeployedNetwork):
         self.best_mask: nn.Module = ProductMask()
         features: nn.Module = ResizedFeatures(decoder, cells, sizes)
         if "features" in rewrites and LevelFeatures.pays(decoder, cells):
-            mask = SummedTapMask if "decision" in rewrites else TapMask
-            self.best_mask, features = mask(conv), LevelFeatures(conv, decoder, cells, sizes)
+            self.best_mask, features = TapMask(conv), LevelFeatures(conv, decoder, cells, sizes)
             self.network.pixel_decoder.mask_features = nn.Identity()  # type: ignore[assignment]
         matrices = SoftDecoder if "blocking" in rewrites else MatrixDecoder
         self.decoder = matrices(decoder, sizes, features) if "decoder" in rewrites else PlainDecoder(decoder)

@@ -174,11 +174,7 @@ class TapMask(nn.Module):
         """Mask embedding (1, M), map (1, C, h, w) -> mask logits (h, w)."""
         taps = (kernel @ self.taps).view(TAPS * TAPS, self.channels)
         products = (x.permute(0, 2, 3, 1) @ taps.T).permute(0, 3, 1, 2)  # (1, 9, h, w)
-        return F.conv2d(products, self.shifts, padding=1)[0, 0] + self._bias(kernel)
-
-    def _bias(self, kernel: Tensor) -> Tensor:
-        """Mask embedding (1, M) -> (1,)."""
-        return kernel @ self.bias
+        return F.conv2d(products, self.shifts, padding=1)[0, 0] + kernel @ self.bias
 
 
 class CanvasMask(nn.Module):

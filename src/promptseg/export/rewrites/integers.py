@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.export.rewrites.backbone import FoldedStem
-from promptseg.export.rewrites.features import CanvasMask, TapMask
+from promptseg.export.rewrites.features import CanvasMask
 
 BLOCK = 4  # pixels along each axis that the stem sees as channels: its stride
 MILD = 0.125  # slope of the canvas's decision, which is at 0.5 for any: 4 logits on either side are kept apart
@@ -68,13 +68,6 @@ class BlockStem(nn.Module):
         blocks = planes.reshape(1, 3, cells, BLOCK, cells, BLOCK).permute(0, 3, 5, 1, 2, 4)  # ONNX's SpaceToDepth
         x = F.conv2d(F.pad(blocks.reshape(1, 3 * BLOCK**2, cells, cells), (1, 0, 1, 0)), self.weight, self.bias)
         return cast(Tensor, self.norm(x.permute(0, 2, 3, 1) + self.border))
-
-
-class SummedTapMask(TapMask):
-    """`TapMask` whose bias is a sum of products: two matrix products of one 8-bit row of 512 do not compile."""
-
-    def _bias(self, kernel: Tensor) -> Tensor:
-        return (kernel * self.bias).sum(1)
 
 
 class MildMask(nn.Module):
