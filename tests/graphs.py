@@ -19,6 +19,13 @@ VOCABULARY = 49408
 VALUES = {"image_input": IMAGE_INPUT, "text_input": TEXT_INPUT, "pred_mask": PRED_MASK}
 
 
+class Inputs(list[HubInput]):
+    """Samples in the place of GraphInputs."""
+
+    def few(self, count: int) -> "Inputs":
+        return Inputs(self[:count])
+
+
 def export_config(parity_samples: int = 1, precision: Precision = "fp16", **changes: Any) -> ExportConfig:
     """A section `export` of opset 18."""
     calibration = CalibrationConfig(samples=2, method="minmax")

@@ -7,21 +7,14 @@ import onnx
 
 from promptseg.export.onnx_export import export_graphs
 from promptseg.export.quantize import quantize_graphs
-from promptseg.hubs.base import CompiledGraphs, HubInput
+from promptseg.hubs.base import CompiledGraphs
 from promptseg.hubs.host import masks_on_host
 from tests.aihub_bench import Bench
-from tests.graphs import export_config
+from tests.graphs import Inputs, export_config
 from tests.networks import micro_network
 from tests.test_app import asked_of
 
 pytest_plugins = ("tests.aihub_fixtures",)
-
-
-class Inputs(list[HubInput]):
-    """Samples in the place of GraphInputs."""
-
-    def few(self, count: int) -> "Inputs":
-        return Inputs(self[:count])
 
 
 def test_integers_go_up_as_they_run_here_and_their_masks_come_back(bench: Bench, opened: Any, tmp_path: Path) -> None:

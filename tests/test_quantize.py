@@ -39,7 +39,7 @@ from promptseg.hubs.contract import IMAGE_INPUT, TEXT_INPUT, read_graphs
 from promptseg.hubs.host import HostSession
 from promptseg.networks.xdecoder.backbone import Downsample
 from promptseg.networks.xdecoder.model import resize_canvas
-from tests.graphs import export_config, write_bright_graph
+from tests.graphs import Inputs, export_config, write_bright_graph
 from tests.networks import micro_network
 
 
@@ -235,13 +235,6 @@ def test_biased_products_are_cut_and_blocks_are_one_operation(tmp_path: Path) ->
 def onnx_run(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
     session = quantize.ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, feed)[0])
-
-
-class Inputs(list[HubInput]):
-    """Samples in the place of GraphInputs."""
-
-    def few(self, count: int) -> "Inputs":
-        return Inputs(self[:count])
 
 
 @pytest.mark.parametrize("precision", ["w8a8", "mixed"])

@@ -23,6 +23,10 @@ except ImportError:  # no wheel for this system: the local hub then measures the
 EXECUTION_PROVIDER = "QNN"
 COMPILER = ("onnxruntime_qnn", "qnn_sdk")  # of the versions of the tools, those that a binary depends on
 VERBOSE, WARNING = 0, 2  # ONNX Runtime's severities
+# The compiler's most thorough optimization, and the next, for graphs of which the former ends with NO_PLAN, whatever
+# memory the machine has (docs/compiler.md).
+THOROUGH, SPARING = 3, 2
+NO_PLAN = "QNN_COMMON_ERROR_MEM_ALLOC"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class CompileRequest:
     profile_csv: str | None
     verbose: bool
     trace: bool = False
+    optimization: int = THOROUGH
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class EmulateRequest:
 
 def compile_graph(request: CompileRequest) -> None:
     """Write the context binary and its wrapper. ONNX Runtime raises when a node cannot be placed on the NPU."""
-    options = session_options(request.chip, request.profile_csv, request.trace)
+    options = session_options(request.chip, request.profile_csv, request.trace, request.optimization)
     options.add_session_config_entry("ep.context_enable", "1")
     options.add_session_config_entry("ep.context_file_path", request.wrapper)
     options.add_session_config_entry("ep.context_embed_mode", "0")
@@ -104,7 +109,9 @@ def emulate(request: EmulateRequest) -> None:
     np.savez(request.outputs, allow_pickle=False, **dict(zip(names, outputs, strict=True)))
 
 
-def session_options(chip: Chip, profile_csv: str | None = None, trace: bool = False) -> ort.SessionOptions:
+def session_options(
+    chip: Chip, profile_csv: str | None = None, trace: bool = False, optimization: int = THOROUGH
+) -> ort.SessionOptions:
     """Register the compiler, and return what a session needs to run wholly on `chip`, or fail."""
     library = qnn_library()
     ort.register_execution_provider_library(library.execution_provider, str(library.provider_path))
@@ -115,7 +122,7 @@ def session_options(chip: Chip, profile_csv: str | None = None, trace: bool = Fa
         "soc_model": str(chip.soc_model),
         "vtcm_mb": str(chip.vtcm_mb),
         "enable_htp_fp16_precision": "1",
-        "htp_graph_finalization_optimization_mode": "3",
+        "htp_graph_finalization_optimization_mode": str(optimization),
         "offload_graph_io_quantization": "0",
     }
     if profile_csv is not None:
