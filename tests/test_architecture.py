@@ -80,6 +80,7 @@ def test_only_what_a_stage_hands_over_is_known_of_params() -> None:
             "pandas",
             {
                 *TABLES,
+                "commands/quality.py",
                 "commands/recommend.py",
                 "export/onnx_export.py",
                 "files.py",

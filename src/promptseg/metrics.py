@@ -15,6 +15,8 @@ SIZE_CLASSES: tuple[SizeClass, ...] = get_args(SizeClass)
 SMALL_BELOW_PIXELS = 32**2  # COCO's limits, in pixels of the original picture (cocodataset.org/#detection-eval)
 LARGE_FROM_PIXELS = 96**2
 
+FLOATS = ("fp16", "fp32")  # precisions that rounding alone tells from float32
+
 BOOTSTRAP_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -99,6 +101,19 @@ def baseline_ious(truth: NDArray[np.bool_], objects: Sequence[NDArray[np.bool_]]
         largest_object=ious[largest],
         random_object=mean_iou(ious),
     )
+
+
+def binary_floors(precision: str, float32_iou: float | None, mean: float, worst: float) -> tuple[float, float]:
+    """Return the least IoU between the binary's masks and the scored ones, on average and of the worst sample.
+
+    mean, worst: `hub.min_fidelity_mean` and `_worst`, which are those of a float precision. Integers are rounded at
+    every tensor, by the NPU otherwise than by the host, and the masks of both are about as far from float's as from
+    each other. So their mean may be `1 - mean` below `float32_iou`, the mean IoU of the scored masks with float's, and
+    of the worst sample nothing is asked: a wrong operation shows in the mean (0.28 below, in one that was).
+    """
+    if precision in FLOATS or float32_iou is None or np.isnan(float32_iou):
+        return mean, worst
+    return (max(0.0, float32_iou - (1 - mean)) if mean > 0 else 0.0), 0.0
 
 
 def bootstrap_interval(values: Sequence[float], groups: Sequence[str], seed: int) -> tuple[float, float]:

@@ -41,7 +41,6 @@ RECORDED = {
     "fidelity": (*GRAPH, "predictions_sha256"),
 }
 
-FLOATS = ("fp16", "fp32")  # precisions that rounding alone tells from float32
 DEVICE, ESTIMATED, SIMULATED, CPU = "device", "estimated", "simulated", "cpu"
 # kind of latency -> its name in a flat latency.json; the first that a run has is the one it is known by
 NAMES = {
@@ -137,19 +136,6 @@ def with_fidelity(summary: Mapping[str, Any], fidelity: Mapping[str, Any]) -> di
     head = {name: summary[name] for name in ("miou", "miou_ci_low", "miou_ci_high")}
     beside = {"scored_by": fidelity.get("scored_by"), "precision": fidelity.get("precision")}
     return head | beside | {f"binary_{name}": binary.get(name) for name in figures} | dict(summary)
-
-
-def binary_floors(precision: str, float32_iou: float | None, mean: float, worst: float) -> tuple[float, float]:
-    """Return the least IoU between the binary's masks and the scored ones, on average and of the worst sample.
-
-    mean, worst: `hub.min_fidelity_mean` and `_worst`, which are those of a float precision. Integers are rounded at
-    every tensor, by the NPU otherwise than by the host, and the masks of both are about as far from float's as from
-    each other. So their mean may be `1 - mean` below `float32_iou`, the mean IoU of the scored masks with float's, and
-    of the worst sample nothing is asked: a wrong operation shows in the mean (0.28 below, in one that was).
-    """
-    if precision in FLOATS or float32_iou is None or np.isnan(float32_iou):
-        return mean, worst
-    return (max(0.0, float32_iou - (1 - mean)) if mean > 0 else 0.0), 0.0
 
 
 def check_records(filed_under: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> None:

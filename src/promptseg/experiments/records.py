@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from promptseg.scoring import CPU, DEVICE, ESTIMATED, FLOATS, NAMES, SIMULATED, binary_floors
+from promptseg.metrics import FLOATS, binary_floors
+from promptseg.scoring import CPU, DEVICE, ESTIMATED, NAMES, SIMULATED
 
 POINT = (
     *("name", "can_be_applied", "res", "precision", "miou", "miou_low", "miou_high"),

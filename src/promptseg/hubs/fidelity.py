@@ -21,9 +21,8 @@ from promptseg.files import sha256_of
 from promptseg.hubs.base import CompiledGraphs, Hub, HubOutput, read_compiled
 from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.host import GraphInputs, masks_on_host
-from promptseg.metrics import bootstrap_interval, overlap
+from promptseg.metrics import binary_floors, bootstrap_interval, overlap
 from promptseg.params import HubConfig
-from promptseg.scoring import binary_floors
 
 HOST = "ONNX Runtime, CPU"
 FLOAT32 = "fp32"

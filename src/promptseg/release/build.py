@@ -19,9 +19,10 @@ from promptseg.hubs.backends import open_hub
 from promptseg.hubs.base import CompiledGraphs, read_compiled
 from promptseg.hubs.contract import read_graphs
 from promptseg.hubs.devices import find_device
+from promptseg.metrics import FLOATS, binary_floors
 from promptseg.params import HubConfig
 from promptseg.release.run import MANIFEST, check
-from promptseg.scoring import CPU, FLOATS, SPELLED, binary_floors, check_records, latency_known_by, with_fidelity
+from promptseg.scoring import CPU, SPELLED, check_records, latency_known_by, with_fidelity
 
 FORMAT, CARD = 1, "MODEL_CARD.md"
 METRICS = ("score", "latency", "fidelity", "export", "training")
