@@ -144,7 +144,7 @@ def draw(table: pd.DataFrame) -> str:
             if not rows.empty:
                 axes.plot(rows["res"], rows["simulated_ms"], marker="o", label=precision)
         axes.set(title=model, xlabel="px", ylabel="simulated ms", ylim=(0, None))
-        axes.legend()
+        axes.legend(loc="lower center", ncols=2)
     return to_svg(figure)
 
 
