@@ -8,7 +8,8 @@ turn=0
 for res in "$@"; do
   if [ $((turn % MACHINES)) -eq "$MACHINE" ]; then
     name="res$res"
-    if dvc exp list --name-only | grep --quiet --line-regexp --fixed-strings "$name"; then
+    here=$(dvc exp list --name-only) # whole: a pipe that grep leaves early would count as a failure
+    if grep --quiet --line-regexp --fixed-strings "$name" <<<"$here"; then
       dvc exp apply "$name" # run before, and perhaps not pushed
     else
       dvc exp run --name "$name" -S "res=$res"
