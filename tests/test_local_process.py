@@ -7,7 +7,7 @@ from graphs import write_refused_graph
 from promptseg.hubs.devices import Chip
 from promptseg.hubs.local import process
 from promptseg.hubs.local.process import SHOWN, RefusedOp, describe, last_error, refused_ops, run_compiler, run_emulator
-from promptseg.hubs.local.session import CompileRequest, EmulateRequest, qnn_available
+from promptseg.hubs.local.session import PLANS, CompileRequest, EmulateRequest, qnn_available
 
 CHIP = Chip(htp_arch=73, soc_model=60, vtcm_mb=8)
 REFUSED = """\
@@ -61,9 +61,9 @@ def test_a_graph_without_a_plan_for_its_memory_is_compiled_more_sparingly(monkey
     profile.write_text("of the first attempt")
     runs = answering(monkeypatch, (1, words), (0, ""))
     run_compiler(tmp_path, compile_request(tmp_path, profile_csv=str(profile)))
-    assert ['"optimization": 3' in run[-1] for run in runs] == [True, False]
+    assert ['"plan": 0' in run[-1] for run in runs] == [True, False]
     assert not profile.exists()
-    answering(monkeypatch, (1, words), (1, words), (1, ""))
+    answering(monkeypatch, *[(1, words)] * len(PLANS), (1, ""))
     with pytest.raises(ValueError, match=r"does not finish: .*MEM_ALLOC"):
         run_compiler(tmp_path, compile_request(tmp_path))
 

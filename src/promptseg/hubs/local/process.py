@@ -18,7 +18,7 @@ from typing import Any
 
 import promptseg
 from promptseg.hubs.local import session as qnn_session
-from promptseg.hubs.local.session import NO_PLAN, SPARING, THOROUGH, CompileRequest, EmulateRequest
+from promptseg.hubs.local.session import NO_PLAN, PLANS, CompileRequest, EmulateRequest
 
 SOURCE_FOLDER = Path(promptseg.__file__).parents[1]
 _FAILED = re.compile(
@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 def run_compiler(folder: Path, request: CompileRequest) -> None:
     """Compile `request.graph`, a file of `folder`; weights stored beside it are found.
 
-    Where the compiler's most thorough optimization finds no plan for the graph's memory, the next one is taken.
+    Where the compiler finds no plan for the graph's memory, it is asked for the next of PLANS.
     Raises ValueError naming the refused operations, or the compiler's own error, when the graph does not compile;
     OSError when there was no room for what it writes, and ChildProcessError, which is one too, when it was ended by a
     signal (out of memory, a crash).
@@ -49,11 +49,15 @@ def run_compiler(folder: Path, request: CompileRequest) -> None:
     graph = folder / request.graph
     if done.returncode < 0:
         raise ChildProcessError(f"{graph}: {_ended_by(-done.returncode, 'the compiler')}")
-    if finds_no_plan(done, request.optimization):
-        _LOG.warning("%s: the compiler finds no plan for it at its highest optimization; taking the next", graph.name)
+    if finds_no_plan(done, request.plan):
+        optimization, spared_mb = PLANS[request.plan + 1]
+        _LOG.warning(
+            "%s: the compiler finds no plan for its memory; trying optimization %d with %d MB of VTCM spared",
+            graph.name, optimization, spared_mb,
+        )  # fmt: skip
         if request.profile_csv is not None:  # the tool appends
             Path(request.profile_csv).unlink(missing_ok=True)
-        run_compiler(folder, replace(request, optimization=SPARING))
+        run_compiler(folder, replace(request, plan=request.plan + 1))
         return
     if any(words in done.stderr for words in _NO_ROOM):
         wanted = "the compiler could not write its binary: make room and run again"
@@ -68,9 +72,9 @@ def run_compiler(folder: Path, request: CompileRequest) -> None:
     raise ValueError(f"{graph}: got a graph that the NPU's compiler does not finish: {last_error(done.stderr)}")
 
 
-def finds_no_plan(done: subprocess.CompletedProcess[str], optimization: int) -> bool:
-    """Tell whether a graph failed at the most thorough optimization that a more sparing one may compile."""
-    return optimization == THOROUGH and done.returncode > 0 and NO_PLAN in done.stderr
+def finds_no_plan(done: subprocess.CompletedProcess[str], plan: int) -> bool:
+    """Tell whether a graph failed for want of a plan for its memory, and another one of PLANS is left."""
+    return plan + 1 < len(PLANS) and done.returncode > 0 and NO_PLAN in done.stderr
 
 
 def run_emulator(request: EmulateRequest) -> None:

@@ -23,9 +23,9 @@ except ImportError:  # no wheel for this system: the local hub then measures the
 EXECUTION_PROVIDER = "QNN"
 COMPILER = ("onnxruntime_qnn", "qnn_sdk")  # of the versions of the tools, those that a binary depends on
 VERBOSE, WARNING = 0, 2  # ONNX Runtime's severities
-# The compiler's most thorough optimization, and the next, for graphs of which the former ends with NO_PLAN, whatever
-# memory the machine has (docs/compiler.md).
-THOROUGH, SPARING = 3, 2
+# How the compiler is asked: its level of optimization, and how many MB of the chip's fast memory (VTCM) it may not use.
+# The next are for graphs of which one ends with NO_PLAN, whatever memory the machine has (docs/compiler.md).
+PLANS = ((3, 0), (3, 1), (2, 0), (2, 1), (1, 0))
 NO_PLAN = "QNN_COMMON_ERROR_MEM_ALLOC"
 
 
@@ -68,7 +68,7 @@ class CompileRequest:
     The name and not the path of the graph reaches the compiler, because it names the compiled graph after a hash of
     what it was given: the same graph compiles to the same bytes wherever it lies. With `profile_csv` the performance
     simulator's figures are written there; the file must not exist (the tool appends). With `trace` too, its timeline is
-    written beside them (`<profile stem>_qnn.log`), tens of megabytes.
+    written beside them (`<profile stem>_qnn.log`), tens of megabytes. `plan` is the place of one of PLANS.
     """
 
     graph: str
@@ -77,7 +77,7 @@ class CompileRequest:
     profile_csv: str | None
     verbose: bool
     trace: bool = False
-    optimization: int = THOROUGH
+    plan: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EmulateRequest:
 
 def compile_graph(request: CompileRequest) -> None:
     """Write the context binary and its wrapper. ONNX Runtime raises when a node cannot be placed on the NPU."""
-    options = session_options(request.chip, request.profile_csv, request.trace, request.optimization)
+    options = session_options(request.chip, request.profile_csv, request.trace, request.plan)
     options.add_session_config_entry("ep.context_enable", "1")
     options.add_session_config_entry("ep.context_file_path", request.wrapper)
     options.add_session_config_entry("ep.context_embed_mode", "0")
@@ -110,17 +110,18 @@ def emulate(request: EmulateRequest) -> None:
 
 
 def session_options(
-    chip: Chip, profile_csv: str | None = None, trace: bool = False, optimization: int = THOROUGH
+    chip: Chip, profile_csv: str | None = None, trace: bool = False, plan: int = 0
 ) -> ort.SessionOptions:
     """Register the compiler, and return what a session needs to run wholly on `chip`, or fail."""
     library = qnn_library()
+    optimization, spared_mb = PLANS[plan]
     ort.register_execution_provider_library(library.execution_provider, str(library.provider_path))
     devices = [device for device in ort.get_ep_devices() if device.ep_name == library.execution_provider]
     provider = {
         "backend_path": str(library.htp_path),
         "htp_arch": str(chip.htp_arch),
         "soc_model": str(chip.soc_model),
-        "vtcm_mb": str(chip.vtcm_mb),
+        "vtcm_mb": str(chip.vtcm_mb - spared_mb),
         "enable_htp_fp16_precision": "1",
         "htp_graph_finalization_optimization_mode": str(optimization),
         "offload_graph_io_quantization": "0",
