@@ -14,7 +14,6 @@ import csv
 import logging
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -23,11 +22,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.graph import TABLES
-from benchmarks.graphs import ROOT, make_inputs, make_network
-from promptseg.export.onnx_export import export_graphs
-from promptseg.export.quantize import KEPT, quantize_graphs
+from benchmarks.graphs import ROOT, Drawn, costs_of, make_inputs, make_network, write_graphs
 from promptseg.files import atomic_path
-from promptseg.hubs.base import HubInput
 from promptseg.hubs.devices import devices
 from promptseg.hubs.fidelity import compare_masks
 from promptseg.hubs.host import GraphInputs, masks_on_host
@@ -45,14 +41,6 @@ COLUMNS = (
     *("model", "res", "precision", "simulated_ms", "simulated_ms_low", "simulated_ms_high", "ops_without_cost"),
     *("binary_mb", "ddr_mb", "phrases", "iou_float", "miou_change", "miou_change_low", "miou_change_high", "error"),
 )
-
-
-class Drawn(list[HubInput]):
-    """Inputs of no data set, for weights that learnt none."""
-
-    def few(self, count: int) -> "Drawn":
-        """Return the first `count`."""
-        return Drawn(self[:count])
 
 
 def main() -> None:
@@ -82,33 +70,17 @@ def main() -> None:
 
 def measure(model: str, precision: Precision, res: int, count: int) -> dict[str, object]:
     """Export, quantize and simulate one graph, and compare its masks with its float graph's."""
-    export = read_params(ROOT).export
-    config = replace(export, precision=precision, keep=None if model in KEPT else ("decoder",))
-    samples, train = _inputs(model, count, export)
+    samples, train = _inputs(model, count, read_params(ROOT).export)
     figures: dict[str, object] = {"model": model, "res": res, "precision": precision}
     with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
-        graphs, floats = Path(scratch) / "graphs", Path(scratch) / "float"
-        made = floats if config.integers else graphs
-        export_graphs(make_network(model), res, config, samples.few(1), made, model=model, checkpoint_sha256="0" * 64)
-        if config.integers:
-            quantize_graphs(floats, config, train, graphs)  # type: ignore[arg-type]  # drawn inputs have `few`, too
+        graphs, floats = write_graphs(make_network(model), model, res, precision, samples, train, Path(scratch))
+        if graphs != floats:
             figures |= _compared(graphs, floats, samples)
         try:
             simulation = simulate(graphs / "model.onnx", devices()[0].simulated_chip, Path(scratch) / "cache")
         except (RuntimeError, ValueError) as error:
             return figures | {"error": " ".join(str(error).split())[-200:]}
-    cost = simulation.cost
-    traffic = cost.input_fill_bytes + cost.fill_bytes + cost.spill_bytes + cost.output_bytes
-    names = ("simulated_ms", "simulated_ms_low", "simulated_ms_high")
-    return (
-        figures
-        | dict(zip(names, (round(each, 2) for each in cost.bounds_ms), strict=True))
-        | {
-            "ops_without_cost": cost.ops_without_cost,
-            "binary_mb": round(simulation.binary_bytes / 1e6, 1),
-            "ddr_mb": round(traffic / 1e6, 1),
-        }
-    )
+    return figures | costs_of(simulation)
 
 
 def _inputs(model: str, count: int, export: ExportConfig) -> tuple[GraphInputs | Drawn, GraphInputs | Drawn]:

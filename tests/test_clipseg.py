@@ -279,14 +279,18 @@ def test_npu_forms_compute_the_same(refined: bool, res: int) -> None:
     close(FoldedDecoder(network)(FoldedVision(network, res)(picture), phrase), network(picture, ids)[0])
 
 
-def test_the_deployed_graph_decides_alike() -> None:
+@pytest.mark.parametrize("integers", [False, True])
+def test_the_deployed_graph_decides_alike(integers: bool) -> None:
+    """Also in the forms that integers want, in float; those hold no constant that would swallow a range of 8 bits."""
     network = drawn(tiny()).requires_grad_(False)
     picture, ids = random_pictures(1, CANVAS), torch.stack((random_phrases(1), torch.ones(1, 77, dtype=torch.int32)))
     with torch.inference_mode():
-        mask = deployed(network, 96)(picture, ids) > MASK_THRESHOLD
+        graph = deployed(network, 96, integers)
+        mask = graph(picture, ids) > MASK_THRESHOLD
         plain = plain_mask(network, picture, ids, 96)
     assert 0.05 < plain.float().mean() < 0.95
     assert (mask != plain).float().mean() < 2e-5
+    assert bool(min(each.min() for each in graph.buffers()) < -1000) is not integers
 
 
 @pytest.mark.skipif(not qnn_available(), reason="no onnxruntime-qnn with an HTP library here")

@@ -33,7 +33,8 @@ FloatRewrite = Literal["stem", "blocks", "branches", "group_norms", "decoder", "
 IntegerRewrite = Literal["picture", "blocking", "decision"]  # what integers want besides
 Rewrite = FloatRewrite | IntegerRewrite
 REWRITES: tuple[Rewrite, ...] = get_args(FloatRewrite)
-INTEGER_REWRITES: tuple[Rewrite, ...] = (*REWRITES, *get_args(IntegerRewrite))
+INTEGER_FORMS: tuple[Rewrite, ...] = get_args(IntegerRewrite)
+INTEGER_REWRITES: tuple[Rewrite, ...] = (*REWRITES, *INTEGER_FORMS)
 PARTS: dict[Rewrite, tuple[type[nn.Module], Maker]] = {
     "blocks": (FocalBlock, FoldedBlock),
     "branches": (TimmBackbone, reparameterised),
@@ -56,8 +57,8 @@ class DeployedNetwork(nn.Module, ABC):
         super().__init__()
         self.resize: nn.Module | None = None  # None: `resize_canvas`
 
-    def use_integer_borders(self, names: Collection[str] = ("picture", "decision")) -> None:
-        """Put the forms that integers want at the picture and at the mask into place."""
+    def use_integer_forms(self, names: Collection[str] = INTEGER_FORMS) -> None:
+        """Put the forms that integers want into place; here those at the picture and at the mask."""
         if "picture" in names:
             self.resize = MatrixResize(self.res)
         if "decision" in names and isinstance(self.to_canvas, CanvasMask):
@@ -171,7 +172,7 @@ class DeployedXDecoder(DeployedNetwork):
             text = self.network.text_encoder  # a copy
             text.causal = text.causal * (SOFT_BLOCKED / BLOCKED)
         self.to_canvas = CanvasMask(res, network.config.canvas_rule)
-        self.use_integer_borders(rewrites)
+        self.use_integer_forms(rewrites)
 
     def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
         """Return the map that the mask is made from (mask features, or what they come from), and the decoder's."""
@@ -216,6 +217,12 @@ class DeployedClipSeg(DeployedNetwork):
         # one value per pixel: as many as a picture four times the side has at stride 4
         self.to_canvas = CanvasMask(MASK_STRIDE * res, network.canvas_rule)
 
+    def use_integer_forms(self, names: Collection[str] = INTEGER_FORMS) -> None:
+        """See `DeployedNetwork`; attention is blocked in the text alone."""
+        super().use_integer_forms(names)
+        if "blocking" in names:
+            self.text_encoder.causal = self.text_encoder.causal.clamp(min=SOFT_BLOCKED)
+
     def encode_picture(self, picture: Tensor) -> tuple[Tensor, ...]:
         """Return [patches + 1, C] for each layer that the decoder reads, the last first."""
         return tuple(self.backbone(picture))
@@ -247,7 +254,7 @@ def deployed(network: Network, res: int, integers: bool = False) -> DeployedNetw
         else maker(network, res)
     )
     if integers:
-        graph.use_integer_borders()
+        graph.use_integer_forms()
     return graph.eval().requires_grad_(False)
 
 
