@@ -1,5 +1,6 @@
 """DVC's records as points, the front of those that none beats, a sweep's picture, and the command lines over them."""
 
+import base64
 import math
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from promptseg.experiments.records import (
     read_experiments,
 )
 from promptseg.experiments.sweep import draw_sweep
-from promptseg.report.page import COMMIT
+from promptseg.report.page import COMMIT, SENSITIVITY
 from tests.imports import ROOT
 
 
@@ -451,7 +452,7 @@ def test_the_report_is_handed_on_with_its_commit_or_one_line_says_why_not(
     options = Namespace(out=tmp_path / "out.html")
     with pytest.raises(ValueError, match="no such file; run `dvc repro`"):
         report.run(options)
-    page.write_text(f"<p>{COMMIT}</p>")
+    page.write_text(f"{SENSITIVITY}<p>{COMMIT}</p>")
     with pytest.raises(ValueError, match="git names no commit"):
         report.run(options)
     in_git(tmp_path, "init", "-q", ".")
@@ -460,6 +461,10 @@ def test_the_report_is_handed_on_with_its_commit_or_one_line_says_why_not(
     assert report.run(options) == 0
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
     assert options.out.read_text() == f"<p>Git commit: {commit}.</p>"
-    page.write_text("<p></p>")
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "sensitivity.svg").write_text("<svg/>")
+    assert report.run(options) == 0
+    assert base64.b64encode(b"<svg/>").decode() in options.out.read_text()
+    page.write_text(f"<p>{COMMIT}</p>")
     with pytest.raises(ValueError, match="run `dvc repro score`"):
         report.run(options)

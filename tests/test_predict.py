@@ -12,7 +12,7 @@ from graphs import write_bright_graph
 from PIL import Image
 
 from promptseg.__main__ import main
-from promptseg.report.page import COMMIT
+from promptseg.report.page import COMMIT, SENSITIVITY
 from tests.imports import ROOT
 
 
@@ -133,7 +133,7 @@ def test_mistakes_of_other_commands_are_told_in_one_line(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    (tmp_path / "report.html").write_text(COMMIT)
+    (tmp_path / "report.html").write_text(COMMIT + SENSITIVITY)
     monkeypatch.setattr("promptseg.commands.report.read_paths", lambda _: {"report": tmp_path / "report.html"})
     assert main(arguments) == 1
     (record,) = caplog.records

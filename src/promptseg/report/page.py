@@ -28,7 +28,8 @@ from promptseg.scoring import RECORDED, Scores
 _LOG = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 TEMPLATE, SCRIPT = "page.html.j2", "page.js"
-COMMIT = "<!-- the git commit -->"  # `python -m promptseg report` puts it in: a stage knows none
+# What `python -m promptseg report` puts in, for a stage knows neither.
+COMMIT, SENSITIVITY = "<!-- the git commit -->", "<!-- what 8 bits cost -->"
 NOT_MEASURED = "not measured"
 CURVE_PANELS = (("loss",), ("mask_bce", "mask_dice", "contrast", "region"), ("val_miou", "train_miou"))
 TOOLS = ("numpy", "pandas", "pillow", "matplotlib", "pycocotools", "jinja2")  # that made the scores and the page
@@ -163,14 +164,28 @@ def render_report(report: Report) -> str:
         tiles=[_tile(tile) for tile in report.tiles],
         provenance=flatten(report.provenance),
         commit=COMMIT,
+        sensitivity=SENSITIVITY,
     )
 
 
-def insert_commit(page: str, commit: str) -> str:
-    """Put the git commit into a rendered page. Raises ValueError when the page has no place for it."""
-    if COMMIT not in page:
+def insert_later(page: str, commit: str, sensitivity: str | None) -> str:
+    """Put the git commit into a rendered page, and the SVG that `sensitivity` drew, if it ran.
+
+    Raises ValueError when the page has no place for them.
+    """
+    if COMMIT not in page or SENSITIVITY not in page:
         raise ValueError("got a report that is not from this version, wanted a new one; run `dvc repro score`")
-    return page.replace(COMMIT, f"Git commit: {html.escape(commit)}.", 1)
+    section = ""
+    if sensitivity is not None:
+        caption = "What 8 bits cost, part by part"
+        picture = _picture(Chart("sensitivity", caption, sensitivity))["source"]
+        section = (
+            f'<h2 id="sensitivity">{caption}</h2>\n<img class="chart" src="{picture}" alt="Chart: {caption}">\n'
+            '<p class="note">Each alone in 8 bits, the rest in float: how far its masks are from those of the float '
+            "graph. By <code>python -m promptseg sensitivity</code>, when it last ran; milliseconds are in "
+            "metrics/sensitivity.csv.</p>\n"
+        )
+    return page.replace(COMMIT, f"Git commit: {html.escape(commit)}.", 1).replace(SENSITIVITY, section, 1)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
