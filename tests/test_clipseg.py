@@ -22,6 +22,7 @@ from promptseg.datasets.tokenizer import END_OF_TEXT, ClipTokenizer
 from promptseg.export.deployed_graph import deployed, plain_mask
 from promptseg.export.onnx_export import trace_graph
 from promptseg.export.rewrites.clipseg import FoldedDecoder, FoldedText, FoldedVision
+from promptseg.export.rewrites.integers import BlockPatches
 from promptseg.hubs.contract import IMAGE_INPUT, MASK_THRESHOLD, TEXT_INPUT
 from promptseg.hubs.devices import devices
 from promptseg.hubs.local.session import qnn_available
@@ -277,6 +278,13 @@ def test_npu_forms_compute_the_same(refined: bool, res: int) -> None:
     phrase = FoldedText(network)(ids)
     torch.testing.assert_close(phrase, network.phrase(ids), atol=1e-5, rtol=1e-4)
     close(FoldedDecoder(network)(FoldedVision(network, res)(picture), phrase), network(picture, ids)[0])
+
+
+def test_patches_on_blocks_are_the_patches() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 5, 4, 4)
+    picture = torch.rand(1, 3, 12, 20) * 255
+    assert torch.allclose(BlockPatches(conv)(picture), conv(picture), atol=1e-4)
 
 
 @pytest.mark.parametrize("integers", [False, True])

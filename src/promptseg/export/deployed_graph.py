@@ -17,7 +17,7 @@ from promptseg.export.rewrites.clipseg import FoldedDecoder, FoldedText, FoldedV
 from promptseg.export.rewrites.convolutions import MatrixConvNorm
 from promptseg.export.rewrites.decoder import SOFT_BLOCKED, MatrixDecoder, PlainDecoder, SoftDecoder
 from promptseg.export.rewrites.features import CanvasMask, LevelFeatures, ProductMask, ResizedFeatures, TapMask
-from promptseg.export.rewrites.integers import BlockStem, MatrixResize, MildMask
+from promptseg.export.rewrites.integers import BlockPatches, BlockStem, MatrixResize, MildMask
 from promptseg.networks.clipseg.model import ClipSeg
 from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.backbone import FocalBackbone, FocalBlock, FocalStage
@@ -220,6 +220,8 @@ class DeployedClipSeg(DeployedNetwork):
     def use_integer_forms(self, names: Collection[str] = INTEGER_FORMS) -> None:
         """See `DeployedNetwork`; attention is blocked in the text alone."""
         super().use_integer_forms(names)
+        if "picture" in names and isinstance(self.backbone.patches, nn.Conv2d):
+            self.backbone.patches = BlockPatches(self.backbone.patches)
         if "blocking" in names:
             self.text_encoder.causal = self.text_encoder.causal.clamp(min=SOFT_BLOCKED)
 

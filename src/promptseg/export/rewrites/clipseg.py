@@ -125,8 +125,9 @@ class FoldedVision(nn.Module):
         super().__init__()
         conv, vision = network.vision.embeddings.patch_embedding, network.vision
         weight = conv.weight.detach() / network.std
-        self.patches = nn.Conv2d(3, weight.shape[0], conv.kernel_size, conv.stride, bias=False)
-        self.patches.weight = nn.Parameter(weight)
+        patches = nn.Conv2d(3, weight.shape[0], conv.kernel_size, conv.stride, bias=False)
+        patches.weight = nn.Parameter(weight)
+        self.patches: nn.Module = patches
         positions = network.positions(res).detach()
         offset = (weight * network.mean).sum((1, 2, 3))
         self.register_buffer("rest", positions[1:] - offset, persistent=False)

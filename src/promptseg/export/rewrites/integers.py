@@ -60,14 +60,24 @@ class BlockStem(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         """Float (1, res, res, 3), RGB 0..255 -> (1, h, w, C) at stride 4."""
-        planes = F.pad(picture.permute(0, 3, 1, 2), self.padding)
-        cells = planes.shape[2] // BLOCK
-        # Planes to channels last as a matrix is turned: as a picture it takes the NPU a thousand times as long.
-        last = planes.reshape(3, -1).T.reshape(1, *planes.shape[2:], 3)
-        planes = last.permute(0, 3, 1, 2)
-        blocks = planes.reshape(1, 3, cells, BLOCK, cells, BLOCK).permute(0, 3, 5, 1, 2, 4)  # ONNX's SpaceToDepth
-        x = F.conv2d(F.pad(blocks.reshape(1, 3 * BLOCK**2, cells, cells), (1, 0, 1, 0)), self.weight, self.bias)
+        blocks = blocks_of(F.pad(picture.permute(0, 3, 1, 2), self.padding), BLOCK)
+        x = F.conv2d(F.pad(blocks, (1, 0, 1, 0)), self.weight, self.bias)
         return cast(Tensor, self.norm(x.permute(0, 2, 3, 1) + self.border))
+
+
+class BlockPatches(nn.Module):
+    """A convolution whose stride is its kernel's side, on blocks of as many pixels as channels: a product, 1x1."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.side = conv.kernel_size[0]
+        assert conv.stride == conv.kernel_size == (self.side, self.side)
+        weight = conv.weight.detach().permute(0, 2, 3, 1).flatten(1)
+        self.weight, self.bias = nn.Parameter(weight[:, :, None, None].clone()), conv.bias
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Float (1, C, h, w), whole blocks -> (1, D, h / side, w / side)."""
+        return F.conv2d(blocks_of(picture, self.side), self.weight, self.bias)
 
 
 class MildMask(nn.Module):
@@ -81,3 +91,16 @@ class MildMask(nn.Module):
         """(h, w) -> (CANVAS, CANVAS), 0 to 1."""
         upsample = cast(Tensor, self.upsample)
         return ((upsample @ logits) @ (upsample.T * MILD) + 0.5).clamp(0, 1)
+
+
+def blocks_of(planes: Tensor, side: int) -> Tensor:
+    """(1, C, h, w) -> (1, side * side * C, h / side, w / side): a block's pixels as channels, row by row.
+
+    Planes to channels last as a matrix is turned: as a picture it takes the NPU a thousand times as long. The rest is
+    ONNX's SpaceToDepth.
+    """
+    _, channels, height, width = planes.shape
+    last = planes.reshape(channels, -1).T.reshape(1, height, width, channels)
+    cells = last.permute(0, 3, 1, 2).reshape(1, channels, height // side, side, width // side, side)
+    blocks: Tensor = cells.permute(0, 3, 5, 1, 2, 4).reshape(1, side**2 * channels, height // side, width // side)
+    return blocks
