@@ -69,7 +69,7 @@ def main() -> None:
     for precision, (model, side) in product(["fp16"] if recorded else arguments.precision, chosen):
         key = (model, str(side), precision)
         if not any((row["model"], row["res"], row["precision"]) == key for row in read_rows(table)):
-            row = recorded or measure(model, side, precision)
+            row = recorded or compared(*key) or measure(model, side, precision)
             print(row, flush=True)
             rows = [*read_rows(table), row]  # read again: another one may have been added in these minutes
             with table.open("w", encoding="utf-8", newline="") as file:
@@ -144,6 +144,17 @@ def read_metrics(model: str, folder: Path) -> dict[str, str]:
         if row["device"] in SHOWN and row["latency_ms_estimated"]:
             figures[f"estimated_ms {row['device']}"] = round(float(row["latency_ms_estimated"]), 1)
     return {column: str(figures.get(column, "")) for column in COLUMNS}
+
+
+def compared(model: str, res: str, precision: str) -> dict[str, str] | None:
+    """Return a row of what `benchmarks.precision` simulated already, or None: the same graph, not twice."""
+    keys = ("model", "res", "precision")
+    sizes = [row for row in read_rows(TABLES / "networks.csv") if (row["model"], row["res"]) == (model, res)]
+    found = [row for row in read_rows(TABLES / "precision.csv") if tuple(map(row.get, keys)) == (model, res, precision)]
+    if precision == "fp16" or not sizes or not found:
+        return None
+    figures = {name: sizes[0][name] for name in ("parameters_m", "gflop")} | found[0]
+    return {column: figures.get(column, "") for column in COLUMNS}
 
 
 def markdown() -> str:
