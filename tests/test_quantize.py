@@ -99,6 +99,40 @@ def test_a_quantized_graph_decides_nearly_as_the_float_one(bright: Path, tmp_pat
     assert (masks[0] == masks[1]).mean() > 0.97
 
 
+def test_each_channel_has_a_scale_of_its_own_and_each_bias_32_bits(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    weight = (generator.normal(size=(3, 1, 3, 3)) * [[[[1e-3]]], [[[1.0]]], [[[30.0]]]]).astype(np.float32)
+    bias = generator.normal(size=3).astype(np.float32)
+    numbers = {"weight": weight, "bias": bias}
+    nodes = [
+        onnx.helper.make_node(
+            "Conv",
+            [IMAGE_INPUT.name, "weight", "bias"],
+            ["convolved"],
+            "backbone/Conv",
+            group=3,
+            strides=[400, 400],
+            pads=[1, 1, 1, 1],
+        ),
+        onnx.helper.make_node("Add", ["convolved", "bias"], ["pred_mask"], "backbone/Add"),  # reads the bias, too
+    ]
+    value = onnx.helper.make_tensor_value_info
+    inputs = [value(IMAGE_INPUT.name, 1, list(IMAGE_INPUT.shape)), value(TEXT_INPUT.name, 6, list(TEXT_INPUT.shape))]
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in numbers.items()]
+    graph = onnx.helper.make_graph(nodes, "channels", inputs, [value("pred_mask", 1, [1, 3, 3, 3])], constants)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]), tmp_path / "graph.onnx")
+    plain = prepared(tmp_path / "graph.onnx")
+    calibrated = calibrate(plain, SAMPLES, "minmax")
+    content = quantized(calibrated, bits_of(plain.graph.node, "w8a8"))
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in content.graph.initializer}
+    made = {node.output[0]: node for node in content.graph.node}
+    conv = next(node for node in content.graph.node if node.op_type == "Conv")
+    whole, scale, _ = (held[name] for name in made[conv.input[1]].input)
+    kept_weight = whole * scale[:, None, None, None]
+    assert (np.abs(kept_weight - weight).max((1, 2, 3)) < np.abs(weight).max((1, 2, 3)) / 250).all()
+    assert held[made[conv.input[2]].input[0]].dtype == np.int32
+
+
 def test_a_decision_is_as_steep_as_its_steps_and_no_steeper(tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
     trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)

@@ -223,6 +223,8 @@ def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelPro
     for node in content.graph.node:
         for name in node.output if bits[node.name] == "16" and usual == "8" else ():
             overrides[name] = [{"quant_type": QuantType.QUInt16}]
+    for name, axis in _weights(content, bits):
+        overrides[name] = [{"quant_type": QuantType.QInt8, "axis": axis, "symmetric": True}]
     config = get_qnn_qdq_config(
         content, cast(Any, None), activation_type=_TYPES[usual], weight_type=QuantType.QUInt8,
         init_overrides=overrides, nodes_to_exclude=[name for name, each in bits.items() if each == "float"],
@@ -234,6 +236,22 @@ def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelPro
     made = quantizer.quantize_model()
     _name_conversions(made)
     return made
+
+
+def _weights(content: onnx.ModelProto, bits: Mapping[str, Bits]) -> Iterator[tuple[str, int]]:
+    """Yield the constants that one product alone of integers takes on its right, and the axis of their outputs.
+
+    Each output has a scale of its own: EfficientNet's depth-wise convolutions have channels of very different ranges.
+    """
+    constants = {each.name: len(each.dims) for each in content.graph.initializer}
+    readers = _readers(content.graph)
+    for node in content.graph.node:
+        if node.op_type not in PRODUCTS or bits[node.name] == "float" or len(readers[node.input[1]]) > 1:
+            continue
+        axes = constants.get(node.input[1], 0)
+        turned = any(each.name == "transB" and each.i for each in node.attribute)
+        if axes > 1:
+            yield node.input[1], 0 if node.op_type == "Conv" or turned else axes - 1
 
 
 def _tempered(calibrated: Calibrated, bits: Mapping[str, Bits]) -> Calibrated:
@@ -310,6 +328,7 @@ def prepared(float_graph: Path) -> onnx.ModelProto:
     content.ClearField("metadata_props")
     content.metadata_props.extend(record)
     _type(content)
+    _own_biases(content)
     _cut_biased_products(content)
     _name_by_module(content)
     return content
@@ -458,6 +477,21 @@ def _type(content: onnx.ModelProto) -> None:
         for value in session.get_outputs()
         if value.name in wanted
     )
+
+
+def _own_biases(content: onnx.ModelProto) -> None:
+    """Give each product a bias of its own: one that another operation reads too would get 8 bits in place of 32."""
+    graph = content.graph
+    constants = {each.name: each for each in graph.initializer}
+    readers = _readers(graph)
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
+            continue
+        shared = constants.get(node.input[2])
+        if shared is not None and len(readers[shared.name]) > 1:
+            own = graph.initializer.add()
+            own.CopyFrom(shared)
+            own.name = node.input[2] = f"{node.name}/bias"
 
 
 def _cut_biased_products(content: onnx.ModelProto) -> None:
