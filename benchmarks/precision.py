@@ -54,12 +54,11 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     for res in arguments.res:
         for precision in arguments.precision:
-            rows = _rows()
             key = (arguments.model, str(res), precision)
-            if not any((row["model"], row["res"], row["precision"]) == key for row in rows):
+            if not any((row["model"], row["res"], row["precision"]) == key for row in _rows()):
                 measured = measure(arguments.model, precision, res, arguments.samples)
                 row = {name: str(value) for name, value in measured.items()}
-                rows.append({column: row.get(column, "") for column in COLUMNS})
+                rows = [*_rows(), {column: row.get(column, "") for column in COLUMNS}]
                 print(rows[-1], flush=True)
                 _write(rows)
     page = PAGE.read_text(encoding="utf-8")
