@@ -1,19 +1,22 @@
 """Simulate networks whose on-device latency Qualcomm publishes: the same architectures, drawn weights, our compiler.
 
-    python -m benchmarks.zoo --soc-model 72                # docs/data/simulated_72.csv, a row for each network
-    python -m benchmarks.zoo --soc-model 52 --only vit     # one network, printed, not written
+    python -m benchmarks.zoo --soc-model 72                         # docs/data/simulated_72.csv, a row for each network
+    python -m benchmarks.zoo --soc-model 52 --precision w8a8 w8a16  # rows of integers, of what is published in them
+    python -m benchmarks.zoo --soc-model 52 --only vit              # one network, printed, not written
+    python -m benchmarks.zoo --soc-model 52 --precision w8a8 --only resnet50 --float-border  # as the chain's graphs
 
 Networks are torchvision's, timm's and transformers', at the sizes that are published. Where the figures for the chip 52
 differ from those of docs/data/xelite_published_vs_simulated.csv, another export was simulated there, and
-benchmarks.calibrate leaves the network out. Rows that a table has already are left as they are.
-Seconds to a minute each on two cores; needs timm and torchvision.
+benchmarks.calibrate leaves the network out. Integers are made as the chain makes its own, of one drawn input, and their
+border is integers, as that of the published ones is. Rows that a table has already are left as they are; what does not
+compile is named, and has none. Seconds to some minutes each on one core; needs timm and torchvision.
 """
 
 import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.graphs import ROOT
+from promptseg.export.quantize import bits_of, calibrate_on, prepared, quantized
 from promptseg.hubs.devices import Chip, devices
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.profile import SimulatedCost, read_simulated_cost
@@ -34,6 +38,7 @@ from promptseg.hubs.local.session import CompileRequest
 
 DATA = ROOT / "docs" / "data"
 OPSET = 18
+PRECISIONS = ("fp16", "w8a8", "w8a16")
 EAGER = {"attn_implementation": "eager"}
 
 Inputs = tuple[Tensor, ...]
@@ -153,16 +158,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     chips = {device.simulated_chip.soc_model: device.simulated_chip for device in devices()}
     parser.add_argument("--soc-model", type=int, choices=sorted(chips), required=True, help="the simulated chip")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp16"], help="default: fp16")
     parser.add_argument("--only", nargs="+", choices=ZOO, help="simulate these, print their rows, write nothing")
+    parser.add_argument("--float-border", action="store_true", help="of integers: keep inputs and outputs float32")
     options = parser.parse_args()
     timm.layers.set_fused_attn(False)  # attention as products and a softmax, as the published networks have it
     torch.backends.mha.set_fastpath_enabled(False)
+    if options.float_border and not options.only:
+        parser.error("--float-border is for a look at some networks: wanted --only with it")
     path = DATA / f"simulated_{options.soc_model}.csv"
-    table = pd.read_csv(path) if path.is_file() and not options.only else pd.DataFrame(columns=["model"])
-    for name in tqdm(options.only or ZOO, desc=f"simulate soc_model {options.soc_model}", unit="network"):
-        if name in set(table["model"]):
+    table = pd.read_csv(path) if not options.only else pd.DataFrame(columns=["model", "precision"])
+    done = set(zip(table["model"], table["precision"], strict=True))
+    wanted = [each for each in _published(options.precision, options.only or ZOO) if each not in done]
+    for name, precision in tqdm(wanted, desc=f"simulate soc_model {options.soc_model}", unit="network"):
+        try:
+            figures = simulate(name, precision, chips[options.soc_model], options.float_border)
+        except (ValueError, OSError) as error:
+            tqdm.write(f"{name} in {precision} is left out: {error}", file=sys.stderr)
             continue
-        row = pd.DataFrame([{"model": name, **simulate(name, chips[options.soc_model])}])
+        row = pd.DataFrame([{"model": name, "precision": precision, **figures}])
         table = pd.concat([table, row]) if len(table) else row
         if not options.only:
             table.to_csv(path, index=False, lineterminator="\n")
@@ -170,11 +184,23 @@ def main() -> int:
     return 0
 
 
-def simulate(name: str, chip: Chip) -> dict[str, float | int]:
-    """Export, compile and simulate one network in fp16; milliseconds and MB (1e6 bytes)."""
+def _published(precisions: list[str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return name and precision of each network: in integers, of those that are published in them."""
+    table = pd.read_csv(DATA / "published_latencies.csv")
+    known = set(zip(table["model"], table["precision"], strict=True))
+    return [(name, each) for each in precisions for name in names if each == "fp16" or (name, each) in known]
+
+
+def simulate(name: str, precision: str, chip: Chip, float_border: bool = False) -> dict[str, float | int]:
+    """Export, quantize, compile and simulate one network; milliseconds and MB (1e6 bytes).
+
+    Raises what `run_compiler` raises. The borders of integers are integers unless `float_border`.
+    """
     with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
         graph = Path(folder) / "model.onnx"
-        _export(name, graph)
+        inputs = _export(name, graph)
+        if precision != "fp16":
+            onnx.save(_quantize(graph, inputs, precision, float_border), graph)
         wrapper, profile = Path(folder) / "compiled.onnx", Path(folder) / "profile.csv"
         run_compiler(graph.parent, CompileRequest(graph.name, str(wrapper), chip, str(profile), verbose=False))
         cost = read_simulated_cost(profile)
@@ -182,8 +208,44 @@ def simulate(name: str, chip: Chip) -> dict[str, float | int]:
     return _row(cost, binary_mb)
 
 
-def _export(name: str, graph: Path) -> None:
-    """Write the network by torch's older exporter, with constants folded: the form that the v73 figures are of."""
+def _quantize(graph: Path, inputs: Inputs, precision: str, float_border: bool) -> onnx.ModelProto:
+    """Return the graph as the chain quantizes its own: ranges are of the one drawn input, by min-max."""
+    plain = prepared(graph)
+    names = [value.name for value in plain.graph.input]
+    feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+    made = quantized(calibrate_on(plain, [feed], "minmax"), bits_of(plain.graph.node, precision))
+    if not float_border:
+        _take_off_border(made.graph)
+    return made
+
+
+def _take_off_border(graph: onnx.GraphProto) -> None:
+    """Let a quantized graph take and give integers, as those that are published do: without its outermost conversions.
+
+    A float input without a conversion, or one that is read by other nodes, too, stays as it is.
+    """
+    types = {each.name: each.data_type for each in graph.initializer}
+    for value in graph.input:
+        readers = [node for node in graph.node if value.name in node.input]
+        if [node.op_type for node in readers] == ["QuantizeLinear"]:
+            (reader,) = readers
+            value.type.tensor_type.elem_type = types[reader.input[2]]
+            for node in graph.node:
+                node.input[:] = [value.name if name == reader.output[0] else name for name in node.input]
+            graph.node.remove(reader)
+    for value in graph.output:
+        maker = next(node for node in graph.node if value.name in node.output)
+        if maker.op_type == "DequantizeLinear":
+            value.type.tensor_type.elem_type = types[maker.input[2]]
+            value.name = maker.input[0]
+            graph.node.remove(maker)
+
+
+def _export(name: str, graph: Path) -> Inputs:
+    """Write the network by torch's older exporter, with constants folded, and return its drawn inputs.
+
+    The v73 figures are of that form.
+    """
     torch.manual_seed(0)
     network, inputs = ZOO[name]()
     with torch.no_grad(), warnings.catch_warnings():
@@ -193,6 +255,7 @@ def _export(name: str, graph: Path) -> None:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(graph)
     ort.InferenceSession(onnx.load(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return inputs
 
 
 def _row(cost: SimulatedCost, binary_mb: float) -> dict[str, float | int]:

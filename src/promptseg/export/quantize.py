@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_calibrator
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
+from onnxruntime.quantization.execution_providers.qnn.preprocess import save_and_reload_optimize_model
 from tqdm import tqdm
 
 from promptseg.files import atomic_path
@@ -192,11 +193,16 @@ def calibrate(content: onnx.ModelProto, samples: Iterable[HubInput], method: str
 
     Raises ValueError where a value is no number.
     """
+    bar = tqdm(samples, desc="calibrate", unit="sample")
+    return calibrate_on(content, (feed_of(sample) for sample in bar), method)
+
+
+def calibrate_on(content: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray[Any]]], method: str) -> Calibrated:
+    """Do the same for a graph with inputs of any names: `feeds` are what ONNX Runtime takes, input -> array."""
     with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
         path = Path(folder) / "prepared.onnx"
         onnx.save(content, path)
-        bar = tqdm(samples, desc="calibrate", unit="sample")
-        ranges = (_bounds if method == "minmax" else _histograms)(path, (feed_of(sample) for sample in bar), method)
+        ranges = (_bounds if method == "minmax" else _histograms)(path, feeds, method)
     for name, data in ranges.items():  # of a constant, histograms have ends in any order
         ranges[name] = TensorData(lowest=np.minimum(*data.range_value), highest=np.maximum(*data.range_value))
     broken = [name for name, data in ranges.items() if not np.isfinite(data.range_value).all()]
@@ -219,7 +225,9 @@ def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelPro
         if wide
         else {"zero_point": np.array(0, np.uint8)}
     )
-    overrides: dict[str, list[dict[str, Any]]] = {IMAGE_INPUT.name: [{"scale": np.array(1, np.float32), **picture}]}
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    if any(value.name == IMAGE_INPUT.name for value in content.graph.input):
+        overrides[IMAGE_INPUT.name] = [{"scale": np.array(1, np.float32), **picture}]
     for node in content.graph.node:
         for name in node.output if bits[node.name] == "16" and usual == "8" else ():
             overrides[name] = [{"quant_type": QuantType.QUInt16}]
@@ -324,7 +332,8 @@ def prepared(float_graph: Path) -> onnx.ModelProto:
         onnx.save(content, source)
         with redirect_stdout(StringIO()):
             changed = qnn_preprocess_model(source, path, fuse_layernorm=True)
-        content = onnx.load(path if changed else source)
+            # What ONNX Runtime fused by itself counts for no change, and is not written: a plain GELU would stay open.
+            content = onnx.load(path) if changed else save_and_reload_optimize_model(onnx.load(source), True)
     content.ClearField("metadata_props")
     content.metadata_props.extend(record)
     _type(content)
