@@ -1,11 +1,11 @@
 """Fit the lines from simulated to published milliseconds, for each device and precision.
 
-    python -m benchmarks.calibrate          # src/promptseg/hubs/calibration.csv and docs/devices.svg
+    python -m benchmarks.calibrate          # src/promptseg/hubs/devices/calibration.csv and docs/devices*.svg
     python -m benchmarks.calibrate --check  # fits, prints the table with what was tried, and writes nothing
 
 Reads docs/data: published_latencies.csv (what Qualcomm publishes, its models package 0.65.0, runtime QNN_DLC), and what
 the performance simulator says of the same architectures with drawn weights: xelite_published_vs_simulated.csv for the
-chip 52 (v73) and simulated_72.csv (by benchmarks.zoo) for the chip 72 (v81).
+chip 52 (v73) in fp16; simulated_72.csv (by benchmarks.zoo) for the chip 72 (v81), and both chips' tables for integers.
 
 A line minimises the mean of |estimate - published| / published. It is found exactly: the best one passes through two of
 the models. It is judged by leaving each model out of its own fit.
@@ -16,13 +16,14 @@ import csv
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from math import ceil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from promptseg.hubs.devices import TABLES
@@ -33,6 +34,8 @@ COVERAGE = 0.8  # share of held-out models that an estimate's bounds shall conta
 MOST_WITHOUT_COST = 20  # pieces of work that a figure may leave out; of Swin 80 have no cost, and it comes out 18 times
 SAME_EXPORT = 0.11  # how far a rebuilt network's figure for chip 52 may lie from the first one's
 V73, V81 = 52, 72
+PRECISIONS = ("fp16", "w8a8", "w8a16")
+FEWEST = 8  # models that a line needs
 V73_ARCH = 73
 TRANSFORMERS = (
     *("vit", "beit", "openai_clip", "trocr_enc", "depth_anything", "segformer_base", "levit", "mobile_vit"),
@@ -62,21 +65,27 @@ class Fit:
         return float(np.median(np.abs(self.ratios - 1)))
 
 
-def read_simulated(soc_model: int) -> pd.DataFrame:
+def read_simulated(soc_model: int, precision: str = "fp16") -> pd.DataFrame:
     """Return simulated_ms, simulated_lo_ms, simulated_hi_ms by model, without those whose costs are missing.
 
-    Of the chip 72, only networks that came out alike on the chip 52 in both tables: the same export.
+    Of the chip 72, and of integers, only networks that came out alike in fp16 on the chip 52 in both tables: the same
+    export.
     """
     first = pd.read_csv(DATA / "xelite_published_vs_simulated.csv", index_col="model")
     first = first[first["ops_without_cost"] <= MOST_WITHOUT_COST]
-    if soc_model == V73:
+    if (soc_model, precision) == (V73, "fp16"):
         return first
-    rebuilt, table = (pd.read_csv(DATA / f"simulated_{chip}.csv", index_col="model") for chip in (V73, soc_model))
+    rebuilt, table = _read_zoo(V73, "fp16"), _read_zoo(soc_model, precision)
     common = first.index.intersection(rebuilt.index)
     ratio = rebuilt.loc[common, "simulated_ms"] / first.loc[common, "simulated_ms"]
     same = common[(ratio - 1).abs() <= SAME_EXPORT]
     table = table.loc[table.index.intersection(same)]
     return table[table["ops_without_cost"] <= MOST_WITHOUT_COST]
+
+
+def _read_zoo(soc_model: int, precision: str) -> pd.DataFrame:
+    table = pd.read_csv(DATA / f"simulated_{soc_model}.csv", index_col="model")
+    return table[table["precision"] == precision]
 
 
 def pairs(device: str, precision: str, simulated: pd.DataFrame) -> pd.DataFrame:
@@ -125,17 +134,20 @@ def _spread(needed: Floats) -> float:
 
 
 def rows() -> Iterator[dict[str, str | int | float]]:
-    """Yield the rows of calibration.csv; the precisions are those that models were simulated in."""
+    """Yield the rows of calibration.csv, by precision and device; no row where FEWEST models have both figures."""
     with (TABLES / "devices.csv").open(encoding="utf-8", newline="") as stream:
         devices = list(csv.DictReader(stream))
-    for device in devices:
-        table = pairs(device["device"], "fp16", read_simulated(int(device["simulated_by"])))
+    for precision, device in product(PRECISIONS, devices):
+        chip = int(device["simulated_by"])
+        table = pairs(device["device"], precision, read_simulated(chip, precision))
+        if len(table) < FEWEST:
+            continue
         line = fit(table)
         ranks = table[["simulated_ms", "published_ms"]].rank().to_numpy()
         yield {
             "device": device["device"],
-            "precision": "fp16",
-            "simulated_by": int(device["simulated_by"]),
+            "precision": precision,
+            "simulated_by": chip,
             "intercept_ms": round(line.intercept_ms, 3),
             "slope": round(line.slope, 4),
             "models": len(table),
@@ -147,9 +159,10 @@ def rows() -> Iterator[dict[str, str | int | float]]:
         }
 
 
-def compare_twins() -> pd.DataFrame:
+def compare_twins(precision: str = "fp16") -> pd.DataFrame:
     """Return the held-out error of lines from the v73 chip and from the v81 chip, on the same models, by device."""
-    both = read_simulated(V81).index.intersection(read_simulated(V73).index)
+    simulated = {chip: read_simulated(chip, precision) for chip in (V73, V81)}
+    both = simulated[V81].index.intersection(simulated[V73].index)
     found = []
     for device in pd.read_csv(TABLES / "devices.csv")["device"]:
         found += [
@@ -160,7 +173,7 @@ def compare_twins() -> pd.DataFrame:
                 "median_error": round(fit(table).median_error, 3),
             }
             for chip in (V73, V81)
-            for table in [pairs(device, "fp16", read_simulated(chip).loc[both])]
+            for table in [pairs(device, precision, simulated[chip].loc[both])]
         ]
     return pd.DataFrame(found).pivot(index="device", columns="simulated_by", values=["median_error", "models"])
 
@@ -220,24 +233,34 @@ def _least_relative_error(variables: Floats, published: Floats) -> Floats:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw each device's models, published against simulated, with its line and bounds."""
+    """Draw each device's models, published against simulated, with its line and bounds; a colour for each precision."""
     columns = 4
-    figure, axes = plt.subplots(ceil(len(table) / columns), columns, figsize=(14, 10), layout="constrained")
-    for axis, (_, row) in zip(axes.flat, table.iterrows(), strict=False):
-        models = pairs(row["device"], row["precision"], read_simulated(row["simulated_by"]))
-        axis.scatter(models["simulated_ms"], models["published_ms"], s=12)
-        ends = np.geomspace(models["simulated_ms"].min(), models["simulated_ms"].max(), 50)
-        estimated = row["intercept_ms"] + row["slope"] * ends
-        axis.plot(ends, estimated, color="black", linewidth=1)
-        axis.fill_between(ends, estimated / row["spread"], estimated * row["spread"], alpha=0.15)
-        axis.set(
-            xscale="log", yscale="log", xlabel=f"simulated (chip {row['simulated_by']}), ms", ylabel="published, ms"
-        )
-        axis.set_title(f"{row['device']}\n{row['models']} models, median error {row['median_error']:.0%}", fontsize=9)
-    for axis in axes.flat[len(table) :]:
+    devices, precisions = list(table["device"].unique()), list(table["precision"].unique())
+    figure, axes = plt.subplots(ceil(len(devices) / columns), columns, figsize=(14, 10), layout="constrained")
+    for axis, device in zip(axes.flat, devices, strict=False):
+        lines = table[table["device"] == device]
+        for _, row in lines.iterrows():
+            _draw_line(axis, row, f"C{precisions.index(row['precision'])}")
+        chip = lines["simulated_by"].iloc[0]
+        axis.set(xscale="log", yscale="log", xlabel=f"simulated (chip {chip}), ms", ylabel="published, ms")
+        said = [f"{row['models']} models, median error {row['median_error']:.0%}" for _, row in lines.iterrows()]
+        if len(precisions) > 1:
+            said = [f"{name}: {each}" for name, each in zip(lines["precision"], said, strict=True)]
+            axis.legend(loc="upper left", fontsize=8)
+        axis.set_title("\n".join([device, *said]), fontsize=9)
+    for axis in axes.flat[len(devices) :]:
         axis.set_axis_off()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+def _draw_line(axis: Axes, row: pd.Series, colour: str) -> None:
+    models = pairs(row["device"], row["precision"], read_simulated(row["simulated_by"], row["precision"]))
+    axis.scatter(models["simulated_ms"], models["published_ms"], s=12, color=colour, label=row["precision"])
+    ends = np.geomspace(models["simulated_ms"].min(), models["simulated_ms"].max(), 50)
+    estimated = row["intercept_ms"] + row["slope"] * ends
+    axis.plot(ends, estimated, color="black" if colour == "C0" else colour, linewidth=1)
+    axis.fill_between(ends, estimated / row["spread"], estimated * row["spread"], color=colour, alpha=0.15, linewidth=0)
 
 
 def main() -> int:
@@ -247,8 +270,9 @@ def main() -> int:
     options = parser.parse_args()
     table = pd.DataFrame(rows())
     print(table.to_string(index=False))
-    print("\nheld-out error from each simulated chip, on the models that both have:")
-    print(compare_twins().to_string())
+    for precision in table["precision"].unique():
+        print(f"\n{precision}: held-out error from each simulated chip, on the models that both have:")
+        print(compare_twins(precision).to_string())
     print("\nheld-out error with a second variable, from the v73 chip:")
     print(try_second_variables().to_string())
     print("\nestimate / published of held-out models:")
@@ -256,7 +280,9 @@ def main() -> int:
     if not options.check:
         table.to_csv(TABLES / "calibration.csv", index=False, lineterminator="\n")
         plt.rcParams["svg.hashsalt"] = "promptseg"
-        draw(table, ROOT / "docs" / "devices.svg")
+        floats = table["precision"] == "fp16"
+        draw(table[floats], ROOT / "docs" / "devices.svg")
+        draw(table[~floats], ROOT / "docs" / "devices_integers.svg")
     return 0
 
 

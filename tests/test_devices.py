@@ -2,16 +2,21 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from graphs import write_bright_graph
 
-from benchmarks.calibrate import COVERAGE, best_line, compare_twins, fit, pairs, read_simulated, rows
+from benchmarks.calibrate import COVERAGE, FEWEST, best_line, compare_twins, fit, pairs, read_simulated, rows
 from promptseg.__main__ import main
+from promptseg.commands import devices as command
+from promptseg.hubs.contract import read_record
 from promptseg.hubs.devices import TABLES, Line, devices, find_device
 from promptseg.hubs.local.hub import LocalHub, _chip_of
+from promptseg.hubs.local.profile import SimulatedCost, Simulation
 from promptseg.hubs.local.session import qnn_available
 from tests.aihub_helpers import hub_config
 
@@ -29,10 +34,13 @@ def test_every_number_of_the_calibration_is_what_the_fit_says(committed):
 
 
 def test_the_estimates_keep_what_is_promised_of_them(committed):
-    """15 % for devices from v73 on, and bounds that hold four of five models, within five points."""
+    """In fp16 15 % for devices from v73 on; in integers 20 % for all; and bounds that hold four of five models."""
     recent = {device.name for device in devices() if device.chip.htp_arch >= 73}
-    assert (committed["median_error"][committed["device"].isin(recent)] <= 0.15).all()
-    assert (committed["covered"] - COVERAGE).abs().max() <= 0.05
+    floats = committed["precision"] == "fp16"
+    assert (committed["median_error"][floats & committed["device"].isin(recent)] <= 0.15).all()
+    assert (committed["median_error"][~floats] <= 0.2).all()
+    assert ((committed["covered"] - COVERAGE).abs() <= np.maximum(0.05, 1 / committed["models"])).all()
+    assert (committed["models"] >= FEWEST).all()
 
 
 def test_each_v81_device_takes_the_simulated_chip_with_the_smaller_error():
@@ -73,7 +81,8 @@ def test_bounds_are_the_simulators_put_through_the_line_and_widened():
 def test_every_device_is_found_by_its_name_and_has_a_line():
     assert len(set(NAMES)) == len(NAMES) == 11
     assert [find_device(name).name for name in NAMES] == NAMES
-    assert all(device.lines.keys() == {"fp16"} and device.precisions for device in devices())
+    assert all(device.lines.keys() >= {"fp16", "w8a8"} and device.precisions for device in devices())
+    assert not any("mixed" in device.lines for device in devices())
 
 
 @pytest.mark.parametrize(
@@ -126,8 +135,32 @@ def test_any_onnx_file_is_estimated_on_every_device(tmp_path, monkeypatch, capsy
         assert row["latency_ms_estimated"] == pytest.approx(device.lines["fp16"](row["latency_ms_simulated"]), abs=1e-3)
         (printed,) = (line.removeprefix(device.name) for line in said.splitlines() if line.startswith(device.name))
         assert float(printed.split()[0]) == pytest.approx(row["latency_ms_estimated"], abs=0.006)
-    assert main(["devices", "--graph", str(graph), "--precision", "w8a8"]) == 0
+    assert main(["devices", "--graph", str(graph), "--precision", "mixed"]) == 0
     assert capsys.readouterr().out.count("no line yet") == len(NAMES)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "w8a8", "mixed"])
+def test_the_projects_graph_is_estimated_by_the_line_of_its_own_precision(tmp_path, monkeypatch, precision):
+    (tmp_path / "graphs").mkdir()
+    path = write_bright_graph(tmp_path / "graphs" / "model.onnx")
+    content = onnx.load(path)
+    replace(read_record(path), precision=precision).write_into(content)
+    onnx.save(content, path)
+    cost = SimulatedCost(1, 2000, 1500, 2500, 0, 0, 0, 0, 0, ())
+    chips = {device.simulated_chip for device in devices()}
+    monkeypatch.setattr(command, "simulate_all", lambda *_: {chip: Simulation(cost, {}, 1) for chip in chips})
+    monkeypatch.setattr(command, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(command, "read_paths", lambda _: {"graphs": tmp_path / "graphs"})
+    monkeypatch.setattr(command, "read_params", lambda _: SimpleNamespace(hub=SimpleNamespace(device=NAMES[0])))
+    assert main(["devices", "--csv", str(tmp_path / "table.csv")]) == 0
+    table = pd.read_csv(tmp_path / "table.csv").set_index("device")
+    assert set(table["precision"]) == {precision}
+    for device in devices():
+        estimate = table.loc[device.name, "latency_ms_estimated"]
+        if precision == "mixed":
+            assert np.isnan(estimate)
+        else:
+            assert estimate == pytest.approx(device.lines[precision](2.0), abs=1e-3)
 
 
 def test_a_graph_that_is_not_there_is_refused_in_one_line(tmp_path, caplog):

@@ -129,6 +129,22 @@ def test_measured_and_estimated_are_never_compared_with_each_other(measured: int
             assert set(points_of(rows, kind)["latency_source"]) == {kind}
 
 
+def test_precisions_are_compared_by_estimates_where_all_have_one_else_by_simulation() -> None:
+    """Of `mixed` there is no estimate."""
+    rows = [
+        row("float", 320, 5.3, 0.5, precision="fp16", latency_ms_simulated=6.6),
+        row("integer", 320, 2.6, 0.49, precision="w8a8", latency_ms_simulated=2.7),
+    ]
+    points = points_of(rows)
+    assert list(zip(points["latency_source"], points["latency_ms"], strict=True)) == [
+        ("estimated", 2.6),
+        ("estimated", 5.3),
+    ]
+    points = points_of([*rows, row("mixed", 320, None, 0.5, precision="mixed", latency_ms_simulated=4.8)])
+    assert set(points["latency_source"]) == {"simulated"}
+    assert list(points["latency_ms"]) == [2.7, 4.8, 6.6]
+
+
 def test_figures_that_are_shown_under_several_names_have_one_voice() -> None:
     """The workspace and its commit repeat an experiment: three rows measured, and yet one point against two."""
     rows = [cloud(None, 320, 9.0, 0.5), cloud(None, 320, 9.0, 0.5, rev="main"), cloud("m", 320, 9.0, 0.5)]

@@ -46,7 +46,7 @@ DEVICE, ESTIMATED, SIMULATED, CPU = "device", "estimated", "simulated", "cpu"
 NAMES = {
     DEVICE: "latency_ms_device",
     ESTIMATED: "latency_ms_estimated",
-    SIMULATED: "latency_ms_simulated",  # of a precision that has no line to estimate by
+    SIMULATED: "latency_ms_simulated",  # of a precision that has no line to estimate by, such as mixed
     CPU: "host.latency_ms_cpu",
 }
 SPELLED = {

@@ -18,17 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument("--graph", type=Path, help="an ONNX file with static shapes; by default the project's graphs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
-    parser.add_argument("--precision", default="fp16", help="what the graph computes in, for the line (default: fp16)")
+    parser.add_argument(
+        "--precision", help="what it computes in, for the line (default: the project's; fp16 of --graph)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Simulate on each simulated chip, unless that was done before, and print a row for each device."""
     if options.graph is None:
         root = project_root()
-        files = {graph.name: graph.path for graph in read_graphs(read_paths(root)["graphs"])}
+        graphs = read_graphs(read_paths(root)["graphs"])
+        files, precision = {graph.name: graph.path for graph in graphs}, graphs.record.precision
         chosen, cache = read_params(root).hub.device, root / ".cache"
     else:
-        files, chosen, cache = {options.graph.stem: options.graph}, None, Path.home() / ".cache" / "promptseg"
+        files, precision = {options.graph.stem: options.graph}, "fp16"
+        chosen, cache = None, Path.home() / ".cache" / "promptseg"
+    precision = options.precision or precision
     missing = [path for path in files.values() if not path.is_file()]
     if missing:
         raise ValueError(
@@ -42,9 +47,9 @@ def run(options: argparse.Namespace) -> int:
         say(HEAD)
         for device in devices():
             mark = "  <- hub.device" if device.name == chosen else ""
-            say(describe(device, simulations[device.simulated_chip], options.precision) + mark)
+            say(describe(device, simulations[device.simulated_chip], precision) + mark)
         simulated_ms = {chip: simulation.cost.bounds_ms for chip, simulation in simulations.items()}
-        estimates = estimate_all(simulated_ms, options.precision)
+        estimates = estimate_all(simulated_ms, precision)
         rows += [{"graph": name, **row} if len(files) > 1 else row for row in estimates]
     if options.csv is not None:
         write_rows(options.csv, rows, list(rows[0]))

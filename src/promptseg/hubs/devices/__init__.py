@@ -71,7 +71,8 @@ class Device:
     """One device's Hexagon tensor processor, in the numbers of Qualcomm's compiler.
 
     `soc_type` is what the compiler writes into a binary for `chip`. The simulator writes no figures for most chips;
-    those of `simulated_chip` are taken for them. `lines` are by precision; where one is missing, nothing is estimated.
+    those of `simulated_chip` are taken for them. `lines` are by precision; where one is missing, nothing is estimated:
+    always for `mixed`, of which too little is published.
     """
 
     name: str
