@@ -299,6 +299,12 @@ def test_what_was_not_measured_says_so(latency):
     assert headline(SUMMARY, latency, {})[2].note == "no simulation of the NPU was made"
 
 
+def test_a_simulation_that_no_line_leads_from_is_told():
+    figure = headline(SUMMARY, {"latency_ms_simulated": 4.84, "latency_ms_estimated": None}, {})[2]
+    assert figure.value == "not measured"
+    assert figure.note == "4.84 ms simulated, and no line to estimate this precision by"
+
+
 def test_zero_is_a_measurement():
     values = {figure.label: figure.value for figure in deployment_figures(LATENCY)}
     assert values["Operations without a cost"] == "0"

@@ -337,7 +337,10 @@ def _device_note(latency: Mapping[str, Any]) -> str:
 def _estimate_note(latency: Mapping[str, Any]) -> str:
     """Say that an estimate is one, and how far it may be off."""
     if latency.get("latency_ms_estimated") is None:
-        return "no simulation of the NPU was made"
+        simulated = latency.get("latency_ms_simulated")
+        if simulated is None:
+            return "no simulation of the NPU was made"
+        return f"{_quantity(simulated, 'ms')} simulated, and no line to estimate this precision by"
     bounds = _range(latency.get("latency_ms_estimated_low"), latency.get("latency_ms_estimated_high"))
     device = latency.get("device") or "the NPU"
     return f"{bounds}; an estimate for {device} from the compiler's simulator, not a measurement on a device"
