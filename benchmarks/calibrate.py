@@ -36,6 +36,7 @@ SAME_EXPORT = 0.11  # how far a rebuilt network's figure for chip 52 may lie fro
 V73, V81 = 52, 72
 PRECISIONS = ("fp16", "w8a8", "w8a16")
 FEWEST = 8  # models that a line needs
+MOST_OFF = 0.4  # error of the third quartile of held-out models with which a line is one
 V73_ARCH = 73
 TRANSFORMERS = (
     *("vit", "beit", "openai_clip", "trocr_enc", "depth_anything", "segformer_base", "levit", "mobile_vit"),
@@ -134,7 +135,12 @@ def _spread(needed: Floats) -> float:
 
 
 def rows() -> Iterator[dict[str, str | int | float]]:
-    """Yield the rows of calibration.csv, by precision and device; no row where FEWEST models have both figures."""
+    """Yield the rows of calibration.csv: lines that are of use, by their errors on models that they had not seen."""
+    yield from (row for row in fitted() if float(row["third_quartile_error"]) <= MOST_OFF)
+
+
+def fitted() -> Iterator[dict[str, str | int | float]]:
+    """Yield a row for each precision and device, of use or not; none where fewer than FEWEST models are known."""
     with (TABLES / "devices.csv").open(encoding="utf-8", newline="") as stream:
         devices = list(csv.DictReader(stream))
     for precision, device in product(PRECISIONS, devices):
@@ -268,9 +274,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="print the lines, and write nothing")
     options = parser.parse_args()
-    table = pd.DataFrame(rows())
+    table, every = pd.DataFrame(rows()), pd.DataFrame(fitted())
     print(table.to_string(index=False))
-    for precision in table["precision"].unique():
+    print(f"\nno lines, with an error of the third quartile beyond {MOST_OFF:g}:")
+    print(every[every["third_quartile_error"] > MOST_OFF].to_string(index=False))
+    for precision in every["precision"].unique():
         print(f"\n{precision}: held-out error from each simulated chip, on the models that both have:")
         print(compare_twins(precision).to_string())
     print("\nheld-out error with a second variable, from the v73 chip:")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from graphs import write_bright_graph
 
-from benchmarks.calibrate import COVERAGE, FEWEST, best_line, compare_twins, fit, pairs, read_simulated, rows
+from benchmarks.calibrate import COVERAGE, FEWEST, MOST_OFF, best_line, compare_twins, fit, pairs, read_simulated, rows
 from promptseg.__main__ import main
 from promptseg.commands import devices as command
 from promptseg.hubs.contract import read_record
@@ -41,6 +41,7 @@ def test_the_estimates_keep_what_is_promised_of_them(committed):
     assert (committed["median_error"][~floats] <= 0.2).all()
     assert ((committed["covered"] - COVERAGE).abs() <= np.maximum(0.05, 1 / committed["models"])).all()
     assert (committed["models"] >= FEWEST).all()
+    assert (committed["third_quartile_error"] <= MOST_OFF).all()
 
 
 def test_each_v81_device_takes_the_simulated_chip_with_the_smaller_error():
