@@ -31,7 +31,7 @@ from promptseg.params import ExportConfig
 
 Bits = Literal["8", "16", "float"]  # of a node's results
 # What `mixed` keeps where export.keep is null, measured by `python -m promptseg sensitivity`: docs/precision.md.
-KEPT: dict[str, tuple[str, ...]] = {"nano": ("mask",)}
+KEPT: dict[str, tuple[str, ...]] = {"nano": ("mask",), "photo": ("decoder",)}
 QDQ_OPSET = (
     21  # the first whose QuantizeLinear knows 16 bits; before it ONNX Runtime has operations of its own for them
 )
