@@ -99,9 +99,15 @@ def test_a_quantized_graph_decides_nearly_as_the_float_one(bright: Path, tmp_pat
     assert (masks[0] == masks[1]).mean() > 0.97
 
 
-def test_each_channel_has_a_scale_of_its_own_and_each_bias_32_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ranges", "precision", "scales"),
+    [((1e-3, 1.0, 30.0), "w8a8", (3,)), ((1.0, 1.1, 1.2), "w8a8", ()), ((1.0, 1.1, 1.2), "w8a16", (3,))],
+)
+def test_outputs_of_very_different_ranges_have_scales_of_their_own_and_each_bias_32_bits(
+    tmp_path: Path, ranges: tuple[float, ...], precision: str, scales: tuple[int, ...]
+) -> None:
     generator = np.random.default_rng(0)
-    weight = (generator.normal(size=(3, 1, 3, 3)) * [[[[1e-3]]], [[[1.0]]], [[[30.0]]]]).astype(np.float32)
+    weight = (generator.normal(size=(3, 1, 3, 3)) * np.array(ranges)[:, None, None, None]).astype(np.float32)
     bias = generator.normal(size=3).astype(np.float32)
     numbers = {"weight": weight, "bias": bias}
     nodes = [
@@ -123,13 +129,14 @@ def test_each_channel_has_a_scale_of_its_own_and_each_bias_32_bits(tmp_path: Pat
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]), tmp_path / "graph.onnx")
     plain = prepared(tmp_path / "graph.onnx")
     calibrated = calibrate(plain, SAMPLES, "minmax")
-    content = quantized(calibrated, bits_of(plain.graph.node, "w8a8"))
+    content = quantized(calibrated, bits_of(plain.graph.node, precision))
     held = {each.name: onnx.numpy_helper.to_array(each) for each in content.graph.initializer}
     made = {node.output[0]: node for node in content.graph.node}
     conv = next(node for node in content.graph.node if node.op_type == "Conv")
-    whole, scale, _ = (held[name] for name in made[conv.input[1]].input)
-    kept_weight = whole * scale[:, None, None, None]
-    assert (np.abs(kept_weight - weight).max((1, 2, 3)) < np.abs(weight).max((1, 2, 3)) / 250).all()
+    whole, scale, zero = (held[name] for name in made[conv.input[1]].input)
+    assert scale.shape == scales
+    kept_weight = (whole.astype(np.float32) - zero.reshape(-1, 1, 1, 1)) * scale.reshape(-1, 1, 1, 1)
+    assert (np.abs(kept_weight - weight).max((1, 2, 3)) < np.abs(weight).max((1, 2, 3)) / 100).all()
     assert held[made[conv.input[2]].input[0]].dtype == np.int32
 
 

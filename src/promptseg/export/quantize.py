@@ -46,6 +46,7 @@ COARSE = 4096.0  # a range beyond it leaves steps of 16 in 8 bits
 LARGEST_MULTIPLIER = 256.0
 DECISION_MULTIPLIER = 1.0
 PRODUCTS = ("MatMul", "Gemm", "Conv")
+WIDE = 4.0  # range of a product's weights, by that of the usual output's: beyond it each output has a scale of its own
 LEAST_RANGE = 1e-9  # of a result that is always the same
 CHOICE_BEGINS = ("LayerNormalization", "Conv", "Add", "Softmax")  # whose results may have 8 bits
 _TYPES = {"8": QuantType.QUInt8, "16": QuantType.QUInt16}
@@ -231,7 +232,7 @@ def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelPro
     for node in content.graph.node:
         for name in node.output if bits[node.name] == "16" and usual == "8" else ():
             overrides[name] = [{"quant_type": QuantType.QUInt16}]
-    for name, axis in _weights(content, bits):
+    for name, axis in _weights_by_output(content, bits):
         overrides[name] = [{"quant_type": QuantType.QInt8, "axis": axis, "symmetric": True}]
     config = get_qnn_qdq_config(
         content, cast(Any, None), activation_type=_TYPES[usual], weight_type=QuantType.QUInt8,
@@ -246,20 +247,25 @@ def quantized(calibrated: Calibrated, bits: Mapping[str, Bits]) -> onnx.ModelPro
     return made
 
 
-def _weights(content: onnx.ModelProto, bits: Mapping[str, Bits]) -> Iterator[tuple[str, int]]:
-    """Yield the constants that one product alone of integers takes on its right, and the axis of their outputs.
+def _weights_by_output(content: onnx.ModelProto, bits: Mapping[str, Bits]) -> Iterator[tuple[str, int]]:
+    """Yield the weights of which each output gets a scale of its own, and the axis of the outputs.
 
-    Each output has a scale of its own: EfficientNet's depth-wise convolutions have channels of very different ranges.
+    In 8 bits those whose range is wide for most outputs, as that of EfficientNet's depth-wise convolutions is: for the
+    others one scale with a zero point is finer than symmetric ones. Beside results of 16 bits all that can: it is
+    quicker. Weights that two operations read have one scale, for the NPU takes no others.
     """
-    constants = {each.name: len(each.dims) for each in content.graph.initializer}
+    constants = {each.name: each for each in content.graph.initializer if len(each.dims) > 1}
     readers = _readers(content.graph)
     for node in content.graph.node:
-        if node.op_type not in PRODUCTS or bits[node.name] == "float" or len(readers[node.input[1]]) > 1:
+        if node.op_type not in PRODUCTS or bits[node.name] == "float" or node.input[1] not in constants:
             continue
-        axes = constants.get(node.input[1], 0)
+        weights = onnx.numpy_helper.to_array(constants[node.input[1]])
         turned = any(each.name == "transB" and each.i for each in node.attribute)
-        if axes > 1:
-            yield node.input[1], 0 if node.op_type == "Conv" or turned else axes - 1
+        axis = 0 if node.op_type == "Conv" or turned else weights.ndim - 1
+        usual = np.median(np.abs(weights).max(tuple(each for each in range(weights.ndim) if each != axis)))
+        wide = np.ptp(weights) > WIDE * 2 * usual
+        if len(readers[node.input[1]]) == 1 and (wide or bits[node.name] == "16"):
+            yield node.input[1], axis
 
 
 def _tempered(calibrated: Calibrated, bits: Mapping[str, Bits]) -> Calibrated:

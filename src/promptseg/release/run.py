@@ -198,8 +198,10 @@ def _open(manifest: dict[str, Any], on: str | None, device: str | None) -> tuple
         on = "npu" if on_snapdragon and (device is not None or len(binaries) == 1) else "cpu"
     if on == "cpu":
         files, cpu = manifest["graphs"].items(), ["CPUExecutionProvider"]
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit sums overflow on older processors
         return {
-            name: ort.InferenceSession(str(HERE / file), providers=cpu) for name, file in files
+            name: ort.InferenceSession(str(HERE / file), options, providers=cpu) for name, file in files
         }, "this machine's CPU"
     if on == "npu" and not on_snapdragon:
         raise ValueError(
