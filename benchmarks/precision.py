@@ -115,7 +115,7 @@ def draw(table: pd.DataFrame) -> str:
             if not rows.empty:
                 axes.plot(rows["res"], rows["simulated_ms"], marker="o", label=precision)
         axes.set(title=model, xlabel="px", ylabel="simulated ms", ylim=(0, None))
-        axes.legend(loc="lower center", ncols=2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(PRECISIONS))
     return to_svg(figure)
 
 
