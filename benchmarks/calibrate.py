@@ -274,10 +274,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="print the lines, and write nothing")
     options = parser.parse_args()
-    table, every = pd.DataFrame(rows()), pd.DataFrame(fitted())
+    every = pd.DataFrame(fitted())
+    of_use = every["third_quartile_error"] <= MOST_OFF
+    table = every[of_use]
     print(table.to_string(index=False))
     print(f"\nno lines, with an error of the third quartile beyond {MOST_OFF:g}:")
-    print(every[every["third_quartile_error"] > MOST_OFF].to_string(index=False))
+    print(every[~of_use].to_string(index=False))
     for precision in every["precision"].unique():
         print(f"\n{precision}: held-out error from each simulated chip, on the models that both have:")
         print(compare_twins(precision).to_string())

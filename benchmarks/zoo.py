@@ -29,16 +29,14 @@ import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.graphs import ROOT
+from benchmarks.calibrate import DATA, PRECISIONS
 from promptseg.export.quantize import bits_of, calibrate_on, prepared, quantized
 from promptseg.hubs.devices import Chip, devices
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.profile import SimulatedCost, read_simulated_cost
 from promptseg.hubs.local.session import CompileRequest
 
-DATA = ROOT / "docs" / "data"
 OPSET = 18
-PRECISIONS = ("fp16", "w8a8", "w8a16")
 EAGER = {"attn_implementation": "eager"}
 
 Inputs = tuple[Tensor, ...]

@@ -249,14 +249,12 @@ DEPLOYED: dict[type[Network], Callable[[Any, int], DeployedNetwork]] = {
 
 def deployed(network: Network, res: int, integers: bool = False) -> DeployedNetwork:
     """Return the deployed form of a network at one `res`, in evaluation mode; with `integers`, what they want of it."""
-    maker = DEPLOYED[type(network)]
-    graph = (
-        DeployedXDecoder(network, res, INTEGER_REWRITES)
-        if integers and isinstance(network, XDecoder)
-        else maker(network, res)
-    )
-    if integers:
-        graph.use_integer_forms()
+    if integers and isinstance(network, XDecoder):
+        graph: DeployedNetwork = DeployedXDecoder(network, res, INTEGER_REWRITES)
+    else:
+        graph = DEPLOYED[type(network)](network, res)
+        if integers:
+            graph.use_integer_forms()
     return graph.eval().requires_grad_(False)
 
 
