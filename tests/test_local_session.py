@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import onnxruntime as ort
 import pytest
@@ -20,6 +20,15 @@ def test_a_request_survives_the_command_line(monkeypatch, request_sent, wanted):
     monkeypatch.setattr(session, "emulate", lambda request: received.append(("emulate", request)))
     session.main([json.dumps(asdict(request_sent))])
     assert received == [(wanted, request_sent)]
+
+
+def test_an_earlier_plans_profile_is_replaced_and_not_continued(monkeypatch, tmp_path):
+    profile = tmp_path / "profile.csv"
+    profile.write_text("of an earlier plan")
+    monkeypatch.setattr(session, "session_options", lambda *_: ort.SessionOptions())
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_: profile.open("a").write("figures"))
+    session.compile_graph(replace(COMPILE, profile_csv=str(profile)))
+    assert profile.read_text() == "figures"
 
 
 @pytest.fixture

@@ -3,23 +3,20 @@
 timm's own loader reads them, strictly; the decoders and the text encoder above stay as they were drawn.
 """
 
-import pickle
 from collections.abc import Mapping
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from promptseg.checkpoints.checkpoint import DAMAGED, values_sha256
 from promptseg.networks.xdecoder.model import XDecoder
 from promptseg.networks.xdecoder.timm_backbone import TimmBackbone, TimmConfig
 
 HUB = "timm/"  # an init of timm's hub is named as there: timm/tf_efficientnet_lite0.in1k
 PACKAGE = "package:"
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-_DAMAGED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def package_file(init: str) -> Path:
@@ -57,7 +54,7 @@ def load_backbone(network: XDecoder, source: Path | str) -> dict[str, Any]:
     )
     weights = {key: value for key, value in loaded.state_dict().items() if not key.endswith("num_batches_tracked")}
     backbone.encoder.load_state_dict(weights, strict=True)
-    return {"backbone": config.name, "values_sha256": _digest(weights), "drawn": "all but the backbone"}
+    return {"backbone": config.name, "values_sha256": values_sha256(weights), "drawn": "all but the backbone"}
 
 
 def _from_hub(name: str, init: str) -> nn.Module:
@@ -84,14 +81,14 @@ def _from_file(name: str, path: Path) -> nn.Module:
         raise ValueError(f"finetune.init: {path}: no such file; wanted weights of the backbone {name!r}")
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ValueError(
             f"finetune.init: {path}: got a file that holds no weights ({error}); fetch it again"
         ) from error
     try:
         fitting = _renamed(state, timm.create_model(name).state_dict())
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": fitting})
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ValueError(
             f"finetune.init: {path}: got weights that are not those of the backbone {name!r} as timm has it: "
             f"{' '.join(str(error).split())[:500]}; wanted the file that was published for it"
@@ -108,7 +105,3 @@ def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
     if not alike or state.keys() == wanted.keys():
         return dict(state)
     return {ours: value for (_, value), (ours, _) in pairs}
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    return sha256(save({key: value.contiguous() for key, value in weights.items()})).hexdigest()

@@ -1,5 +1,8 @@
 """Checkpoints: weights as safetensors, and beside them JSON that a person can read and that rebuilds the network."""
 
+import hashlib
+import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +10,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from promptseg.files import atomic_path, read_json, write_json
 from promptseg.networks import FAMILIES, build_on_meta, family_of
 from promptseg.networks.network import Network
 
 FORMAT = 1
+# What torch.load raises over damaged bytes: depending on where they are, it takes the file for one of its formats.
+DAMAGED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -74,3 +80,12 @@ def load_checkpoint(path: Path) -> tuple[Network, Provenance]:
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the architecture beside them: {error}") from error
     return network.eval(), provenance
+
+
+def values_sha256(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of names and values, whatever file they came in: 64 hex digits."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(key.encode())
+        digest.update(weights[key].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -4,7 +4,6 @@ Strict: every published key is kept under a name of ours or left out for a state
 be those that the network here computes with.
 """
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from promptseg.checkpoints.checkpoint import values_sha256
 from promptseg.files import read_json
 from promptseg.networks.clipseg.model import BlockConfig, ClipSeg, ClipSegConfig
 
@@ -85,7 +85,8 @@ def load_clipseg(source: str) -> tuple[ClipSeg, dict[str, Any]]:
     with torch.device("meta"):
         network = ClipSeg(ours)
     network.load_state_dict(weights, strict=True, assign=True)
-    ledger |= {"values_sha256": _digest(weights), PREPROCESSOR: "missing: ImageNet's" if beside is None else "read"}
+    ledger["values_sha256"] = values_sha256(weights)
+    ledger[PREPROCESSOR] = "missing: ImageNet's" if beside is None else "read"
     return network.eval(), ledger
 
 
@@ -154,12 +155,3 @@ def _mean_and_std(beside: str | None) -> tuple[tuple[float, ...], tuple[float, .
         return IMAGENET
     fields = read_json(Path(beside))
     return tuple(fields["image_mean"]), tuple(fields["image_std"])
-
-
-def _digest(weights: dict[str, Tensor]) -> str:
-    """sha256 of names and values, whatever file they came in."""
-    digest = hashlib.sha256()
-    for key in sorted(weights):
-        digest.update(key.encode())
-        digest.update(weights[key].contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptseg.checkpoints.checkpoint import DAMAGED
 from promptseg.checkpoints.published_keys import (
     BESIDE_THE_MODEL,
     CHANGES,
@@ -34,8 +35,6 @@ from promptseg.networks.xdecoder.model import XDecoderConfig
 SUFFIXES = (".pt", ".pth")
 WEIGHTS_KEY = "model"  # what some writers put the weights under
 _ZIP_START = b"PK\x03\x04"
-# What torch.load raises over damaged bytes: depending on where they are, it takes the file for one of its formats.
-_DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def load_published(path: Path, config: XDecoderConfig) -> tuple[Network, dict[str, Any]]:
@@ -96,7 +95,7 @@ def _read(path: Path) -> Any:
             "wanted tensors only: anything else would be run as code; store the weights alone, "
             "torch.save(network.state_dict(), ...), where the file comes from"
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         what = type(error).__name__  # torch's own words advise to load the file unsafely
         raise ValueError(f"{path}: got a damaged file ({what}), wanted a checkpoint; copy or fetch it again") from error
 

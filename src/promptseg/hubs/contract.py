@@ -69,8 +69,7 @@ OUTPUTS = (PRED_MASK,)
 PICTURE, PHRASE, DECODER = "picture", "phrase", "decoder"
 MASK_LOGITS, SIMILARITY, PRESENCE = "mask_logits", "similarity", "presence"
 CHALLENGE, APP = "lpcvc-2025-track-2", "promptseg-app-1"
-FLOATS = ("fp16", "fp32")  # precisions of a GraphRecord that are none of integers ...
-INTEGERS = ("w8a16", "w8a8")  # ... and those that have nothing but integers
+INTEGERS = ("w8a16", "w8a8")  # precisions of a GraphRecord that have nothing but integers
 # part of the deployed graph -> how the module paths of its nodes begin, below `network.`; see export/deployed_graph.py
 PARTS = {
     "picture": ("graph", "<input>", "resize"),
@@ -107,7 +106,7 @@ class GraphRecord:
     @property
     def integers(self) -> bool:
         """Whether the graph is quantized."""
-        return self.precision not in FLOATS
+        return self.precision in (*INTEGERS, "mixed")
 
     def write_into(self, content: onnx.ModelProto) -> None:
         """Replace the record in `content`: one entry per field, in the fields' order."""

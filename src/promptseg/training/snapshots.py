@@ -7,7 +7,6 @@ by mistake. The folder is locked while a process trains, because killing `dvc re
 import hashlib
 import io
 import json
-import pickle
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -18,14 +17,13 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from promptseg.checkpoints.checkpoint import DAMAGED
 from promptseg.files import atomic_path, locked, sha256_of
 
 ABANDONED_KEPT = 3  # runs that were neither finished nor resumed: the newest stay
 ABANDONED_DAYS = 30.0  # and of those, the ones whose last snapshot is younger
 
 _STATE, _FINISHED, _LOCK = "state.pt", "finished", "lock"
-# What torch.load raises over damaged bytes: depending on where they are, it takes the file for one of its formats.
-_DAMAGED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def fingerprint(params: dict[str, Any], files: Sequence[Path]) -> str:
@@ -57,7 +55,7 @@ class Snapshots:
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             what = type(error).__name__  # torch's own words advise to load the file unsafely
             raise ValueError(f"{path}: got a damaged snapshot ({what}); delete it to train from the start") from error
         return state

@@ -38,27 +38,16 @@ _LOG = logging.getLogger(__name__)
 def run_compiler(folder: Path, request: CompileRequest) -> None:
     """Compile `request.graph`, a file of `folder`; weights stored beside it are found.
 
-    Where the compiler finds no plan for the graph's memory, it is asked for the next of PLANS.
     Raises ValueError naming the refused operations, or the compiler's own error, when the graph does not compile;
     OSError when there was no room for what it writes, and ChildProcessError, which is one too, when it was ended by a
     signal (out of memory, a crash).
     """
-    done = run_alone(qnn_session.__name__, request, folder)
+    done = run_with_a_plan(qnn_session.__name__, request, folder)
     if done.returncode == 0:
         return
     graph = folder / request.graph
     if done.returncode < 0:
         raise ChildProcessError(f"{graph}: {_ended_by(-done.returncode, 'the compiler')}")
-    if finds_no_plan(done, request.plan):
-        optimization, spared_mb = PLANS[request.plan + 1]
-        _LOG.warning(
-            "%s: the compiler finds no plan for its memory; trying optimization %d with %d MB of VTCM spared",
-            graph.name, optimization, spared_mb,
-        )  # fmt: skip
-        if request.profile_csv is not None:  # the tool appends
-            Path(request.profile_csv).unlink(missing_ok=True)
-        run_compiler(folder, replace(request, plan=request.plan + 1))
-        return
     if any(words in done.stderr for words in _NO_ROOM):
         wanted = "the compiler could not write its binary: make room and run again"
         raise OSError(errno.ENOSPC, wanted, str(Path(request.wrapper).parent))
@@ -72,9 +61,22 @@ def run_compiler(folder: Path, request: CompileRequest) -> None:
     raise ValueError(f"{graph}: got a graph that the NPU's compiler does not finish: {last_error(done.stderr)}")
 
 
-def finds_no_plan(done: subprocess.CompletedProcess[str], plan: int) -> bool:
-    """Tell whether a graph failed for want of a plan for its memory, and another one of PLANS is left."""
-    return plan + 1 < len(PLANS) and done.returncode > 0 and NO_PLAN in done.stderr
+def run_with_a_plan(module: str, request: Any, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `module` alone with one of PLANS after the other, until the graph's memory can be planned.
+
+    request: a dataclass with `graph`, a file of `folder`, and `plan`, which is set here. Where none of PLANS will do,
+    the last one's process is returned.
+    """
+    for plan, (optimization, spared_mb) in enumerate(PLANS):
+        if plan > 0:
+            _LOG.warning(
+                "%s: the compiler finds no plan for its memory; trying optimization %d with %d MB of VTCM spared",
+                request.graph, optimization, spared_mb,
+            )  # fmt: skip
+        done = run_alone(module, replace(request, plan=plan), folder)
+        if done.returncode <= 0 or NO_PLAN not in done.stderr:
+            break
+    return done
 
 
 def run_emulator(request: EmulateRequest) -> None:

@@ -67,8 +67,8 @@ class CompileRequest:
 
     The name and not the path of the graph reaches the compiler, because it names the compiled graph after a hash of
     what it was given: the same graph compiles to the same bytes wherever it lies. With `profile_csv` the performance
-    simulator's figures are written there; the file must not exist (the tool appends). With `trace` too, its timeline is
-    written beside them (`<profile stem>_qnn.log`), tens of megabytes. `plan` is the place of one of PLANS.
+    simulator's figures are written there, in place of an earlier plan's. With `trace` too, its timeline is written
+    beside them (`<profile stem>_qnn.log`), tens of megabytes. `plan` is the place of one of PLANS.
     """
 
     graph: str
@@ -92,6 +92,8 @@ class EmulateRequest:
 
 def compile_graph(request: CompileRequest) -> None:
     """Write the context binary and its wrapper. ONNX Runtime raises when a node cannot be placed on the NPU."""
+    if request.profile_csv is not None:  # the tool appends
+        Path(request.profile_csv).unlink(missing_ok=True)
     options = session_options(request.chip, request.profile_csv, request.trace, request.plan)
     options.add_session_config_entry("ep.context_enable", "1")
     options.add_session_config_entry("ep.context_file_path", request.wrapper)

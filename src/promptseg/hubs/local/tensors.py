@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from promptseg.hubs.devices import Chip, Device
-from promptseg.hubs.local.process import finds_no_plan, last_error, run_alone
+from promptseg.hubs.local.process import last_error, run_with_a_plan
 from promptseg.hubs.local.session import session_options
 
 # Relative error (L2). Right parts of float graphs stay below 0.01 in fp16; the padded pools were off by 0.55 to 0.73.
@@ -201,10 +201,7 @@ def _compare(
         np.savez(folder / "inputs.npz", allow_pickle=False, **inputs)
         chip = device.chip
         request = CompareRequest("graph.onnx", chip, "inputs.npz", "errors.json")
-        done = run_alone(__name__, request, folder)
-        while finds_no_plan(done, request.plan):
-            request = replace(request, plan=request.plan + 1)
-            done = run_alone(__name__, request, folder)
+        done = run_with_a_plan(__name__, request, folder)
         if done.returncode != 0:
             cause = last_error(done.stderr)
             raise RuntimeError(f"got exit code {done.returncode} from the HTP emulator, comparing tensors: {cause}")
