@@ -233,7 +233,7 @@ def _least_relative_error(variables: Floats, published: Floats) -> Floats:
     weights = np.ones(len(published))
     for _ in range(100):
         root = np.sqrt(weights)
-        coefficients: Floats = np.linalg.lstsq(design * root[:, None], root, rcond=None)[0]
+        coefficients: Floats = np.linalg.lstsq(design * root[:, None], root, rcond=None)[0].astype(np.float64)
         weights = 1 / np.maximum(np.abs(design @ coefficients - 1), 1e-4)
     return coefficients
 

@@ -147,8 +147,8 @@ def _one(operation: str, options: str, x: Array, *arrays: Array, name: str = "",
 
 def _pools() -> Iterator[Probe]:
     x = draw(1, 8, 16, 16)
-    two = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    three = {"kernel_shape": [3, 3]}
+    two: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    three: dict[str, Any] = {"kernel_shape": [3, 3]}
     yield _one("AveragePool", "2x2, stride 2", x, **two)
     yield _one("AveragePool", "2x2, stride 1", x, kernel_shape=[2, 2])
     for include in (0, 1):
@@ -168,9 +168,9 @@ def _pools() -> Iterator[Probe]:
                 count_include_pad=include,
             )
         for stride in (1, 2):
-            options = {**three, "strides": [stride, stride], "pads": [1, 1, 1, 1], "count_include_pad": include}
+            options = three | {"strides": [stride, stride], "pads": [1, 1, 1, 1], "count_include_pad": include}
             yield _one("AveragePool", f"3x3, stride {stride}, pads [1, 1, 1, 1], {counted}", x, **options)
-    pad = ("Pad", {}, (_amounts([1, 1, 1, 1]),))
+    pad: Node = ("Pad", {}, (_amounts([1, 1, 1, 1]),))
     yield Probe("AveragePool", "2x2, stride 2, after a Pad node of [1, 1, 1, 1]", x, [pad, ("AveragePool", two, ())])
     yield _one("AveragePool", "2x2, stride 2, ceil_mode 1, of 15x15", draw(1, 8, 15, 15), **two, ceil_mode=1)
     yield _one(
@@ -232,7 +232,7 @@ def _convolutions() -> Iterator[Probe]:
             strides=[2, 2],
             group=16,
         )
-    pad = ("Pad", {}, (_amounts([0, 0, 3, 3]),))
+    pad: Node = ("Pad", {}, (_amounts([0, 0, 3, 3]),))
     yield Probe(
         "Conv", "3x3, stride 4, after a Pad node of [0, 0, 3, 3]", x, [pad, ("Conv", {"strides": [4, 4]}, (full,))]
     )
@@ -403,7 +403,7 @@ def _decisions() -> Iterator[Probe]:
     cast = ("Cast", {"to": TensorProto.FLOAT}, ())
     zero, steep = np.array(0, np.float32), np.array(30_000, np.float32)
     one, minus = np.array(1, np.float32), np.array(-1, np.float32)
-    sign = [
+    sign: list[Node] = [
         ("Mul", {}, (steep,)),
         ("Clip", {}, (minus, one)),
         ("Mul", {}, (steep,)),

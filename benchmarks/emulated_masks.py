@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.graphs import ROOT
 from promptseg.checkpoints.checkpoint import load_checkpoint
-from promptseg.export.deployed_graph import DeployedXDecoder
+from promptseg.export.deployed_graph import deployed
 from promptseg.export.onnx_export import trace_graph
 from promptseg.files import sha256_of
 from promptseg.hubs.base import HubInput
@@ -110,7 +110,7 @@ def main() -> None:
     for res in arguments.res:
         with tempfile.TemporaryDirectory(prefix="promptseg-") as scratch:
             path = Path(scratch) / "graph.onnx"
-            trace_graph(DeployedXDecoder(network, res).eval().requires_grad_(False), OPSET, path)
+            trace_graph(deployed(network, res), OPSET, path)
             decisions = Decisions(onnx.load(path))
         compare(decisions, digest, res, inputs, arguments.table, library_options)
         explain(decisions, digest, res, inputs, arguments.table, library_options, arguments.explain)

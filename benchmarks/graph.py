@@ -38,6 +38,7 @@ from promptseg.hubs.host import HostSession
 from promptseg.hubs.local.process import run_compiler
 from promptseg.hubs.local.profile import BINARY, PROFILE, WRAPPER, read_simulated_cost
 from promptseg.hubs.local.session import CompileRequest
+from promptseg.networks.network import Network
 from promptseg.networks.xdecoder.model import XDecoder
 
 OPSET = 18
@@ -112,16 +113,17 @@ def main() -> None:
     for res in arguments.res:
         key = Key(arguments.model, res, arguments.graph, " ".join(arguments.without))
         if arguments.what == "npu":
-            measure = partial(measure_npu, partial(make_graph, network, key))
+            measure: Callable[[], NpuRow | HostRow] = partial(measure_npu, partial(make_graph, network, key))
         else:
             makers = {graph: partial(make_graph, network, replace(key, graph=graph)) for graph in GRAPHS}
             measure = partial(measure_host, makers, arguments.runs)
         _fill(arguments.tables / f"graph_{arguments.what}.csv", key, measure)
 
 
-def make_graph(network: XDecoder, key: Key) -> nn.Module:
+def make_graph(network: Network, key: Key) -> nn.Module:
     """Build the graph that `key` is about."""
     if key.graph == "published":
+        assert isinstance(network, XDecoder)
         return PublishedGraph(network, key.res)
     if key.graph == "plain":
         return PlainGraph(network, key.res)

@@ -63,6 +63,7 @@ def _network(model: str, rule: MaskAttention) -> tuple[XDecoder, ClassQuery]:
     conversion = convert(made_up(published_shapes(config), seed=0), config)
     network = build_on_meta(config)
     network.load_state_dict(conversion.weights, assign=True)
+    assert isinstance(network, XDecoder)
     return network.eval().requires_grad_(False), class_query(conversion)
 
 

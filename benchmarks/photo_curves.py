@@ -100,7 +100,7 @@ def measure(share: float, steps: int) -> dict[str, Any]:
             folder / "cache", [], folder / "plots" / "metrics",
         )  # fmt: skip
         minutes = (time.process_time() - started) / 60
-    dice = [row["mask_dice"] for row in run.outcome.curve if "mask_dice" in row][-50:]
+    dice = [value for row in run.outcome.curve if (value := row.get("mask_dice")) is not None][-50:]
     row: dict[str, Any] = {"share": share, "pictures": len(train), "steps": steps, "cpu_minutes": round(minutes, 1)}
     row["train_dice"] = round(sum(dice) / len(dice), 3)
     network = run.network.eval()

@@ -7,6 +7,7 @@ what we leave out, and the baseline of benchmarks/network.py and of benchmarks/g
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from promptseg.datasets.preprocess import CANVAS
 from promptseg.networks.xdecoder.layers import BLOCKED, sine_positions
-from promptseg.networks.xdecoder.mask_decoder import LEVELS, MaskAttention
+from promptseg.networks.xdecoder.mask_decoder import LEVELS, DecoderLayer, MaskAttention
 from promptseg.networks.xdecoder.model import XDecoder, resize_canvas
 
 
@@ -66,12 +67,13 @@ def plain_grounding(
     count, general = queries.shape[1], len(content) + 1
     text = phrase[None]
     apart = _groups_apart(len(content))
-    for index, layer in enumerate(decoder.layers):
+    for index, module in enumerate(decoder.layers):
+        layer = cast(DecoderLayer, module)
         x = pyramid[index % LEVELS]
         masks, _ = _predict(network, queries, mask_features)
         bias = _attention_mask(masks, x.shape[-2:], general, decoder.rule, layer.cross_attention.heads)
         values = x.flatten(2).transpose(1, 2) + decoder.level_embedding[index % LEVELS]
-        keys = values + sine_positions(*x.shape[-2:], x.shape[1], x)
+        keys = values + sine_positions(x.shape[-2], x.shape[-1], x.shape[1], x)
         read = keys if decoder.values_carry_positions else values  # never in the published decoder, always in nano
         attended = layer.cross_attention(queries + positions[:, :count], keys, read, bias)
         queries = layer.cross_norm(queries + attended)

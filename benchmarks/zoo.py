@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -37,7 +38,7 @@ from promptseg.hubs.local.profile import SimulatedCost, read_simulated_cost
 from promptseg.hubs.local.session import CompileRequest
 
 OPSET = 18
-EAGER = {"attn_implementation": "eager"}
+EAGER: dict[str, Any] = {"attn_implementation": "eager"}
 
 Inputs = tuple[Tensor, ...]
 
