@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from promptseg.__main__ import main
-from promptseg.commands.sensitivity import Row, choose, layers_of, write_keep
+from promptseg.commands.sensitivity import Row, choose, layers_of, measure_alone, write_keep
 from promptseg.export.quantize import Calibrated
 
 NAMES = ("network.backbone.stages.0.blocks.1/Add_1", "network.decoder.layers.2.ffn/MatMul_3", "network.mask/Mul_4")
@@ -55,7 +55,26 @@ def test_the_choice_ends_where_it_is_good_enough_or_slower_than_float_or_the_tim
 
 
 def test_layers_are_module_paths_cut_short() -> None:
-    assert layers_of(NODES) == ["backbone.stages.0", "decoder.layers.2", "mask"]
+    assert layers_of(NODES) == {"backbone.stages.0": "backbone", "decoder.layers.2": "decoder", "mask": "other"}
+
+
+@pytest.mark.parametrize(("until", "layers"), [(FOREVER, ["decoder.layers.2", "backbone.stages.0", "mask"]), (0, [])])
+def test_layers_of_the_part_that_loses_most_are_first_and_rows_are_in_the_graphs_order(until, layers) -> None:
+    begun = []
+
+    class Alone:
+        calibrated = FakeBench(2.0).calibrated
+
+        def measure(self, kind: str, name: str, alone: dict[str, Any], beside: dict[str, Any]) -> Row:
+            begun.append(name)
+            assert sorted(alone.values()) == ["8", "float", "float"]
+            assert sorted(beside.values()) == ["16", "16", "8"]
+            return Row(kind, name, 0.8 if name == "decoder" else 0.9, 0.5, None)
+
+    wide, narrow = ({name: bits for name in NAMES} for bits in ("16", "8"))
+    rows = measure_alone(Alone(), wide, narrow, parts_only=False, until=until)  # type: ignore[arg-type]
+    assert begun == ["backbone", "decoder", "mask", *layers]
+    assert [row.name for row in rows] == ["backbone", "decoder", "mask", *([] if until == 0 else layers_of(NODES))]
 
 
 def test_keep_is_written_and_nothing_else_of_params(tmp_path: Path) -> None:

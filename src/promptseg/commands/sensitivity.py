@@ -6,14 +6,16 @@
 Each part, then each layer, is put into 8 bits alone: IoU of the masks with those of the float graph, with the rest in
 float (ONNX Runtime), and the simulated milliseconds of the whole graph, with the rest in 16 bits. Then, from 8 bits
 everywhere, the layers that lose most for each millisecond that they save are put into 16 bits, one after the other, as
-long as that helps. After `--minutes` no further layer is begun.
+long as that helps. After `--minutes` no further layer is begun; those of the parts that lose most come first.
 """
 
 import argparse
+import logging
 import re
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -35,7 +37,7 @@ from promptseg.export.quantize import (
     quantized,
 )
 from promptseg.files import atomic_path, write_rows
-from promptseg.hubs.contract import PARTS, module_of
+from promptseg.hubs.contract import PARTS, module_of, part_of
 from promptseg.hubs.devices import Chip, find_device
 from promptseg.hubs.host import GraphInputs, HostSession
 from promptseg.hubs.local.profile import simulate
@@ -46,6 +48,7 @@ from promptseg.report.charts import Bar, draw_bars
 
 DEPTH = 3  # of the module path that is a layer: "decoder.cross_attentions.2"
 LEAST_MS = 0.01  # that a layer is taken to save, where it saves less: the simulator's own noise
+_log = logging.getLogger(__name__)
 _KEEP = re.compile(r"^(  keep: )(?:\[[^\]\n]*\]|[^\s#]\S*|)", re.MULTILINE)
 
 
@@ -71,19 +74,29 @@ class Bench:
     cache: Path
 
     def measure(self, kind: str, name: str, bits: Mapping[str, Bits], timed: Mapping[str, Bits] | None = None) -> Row:
-        """Quantize, decide the samples' masks, and simulate `timed`, or the same, where the compiler is installed."""
-        with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
-            graph = Path(folder) / "model.onnx"
+        """Quantize, decide the samples' masks, and beside that simulate `timed`, or the same graph.
+
+        A mixture that the compiler refuses, and every graph where there is no compiler, has no latency.
+        """
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as folder, ThreadPoolExecutor(1) as beside:
+            graph, timed_graph = (Path(folder) / each for each in ("decided.onnx", "timed.onnx"))
+            onnx.save(quantized(self.calibrated, timed or bits), timed_graph)
+            waiting = beside.submit(self._simulated_ms, f"{kind} {name}", timed_graph)
             onnx.save(quantized(self.calibrated, bits), graph)
             session = HostSession(graph)
             ious = [
                 overlap(session.decide(sample).pred_mask, mask).iou
                 for sample, mask in zip(self.samples, self.masks, strict=True)
             ]
-            if timed is not None:
-                onnx.save(quantized(self.calibrated, timed), graph)
-            ms = simulate(graph, self.chip, self.cache).cost.bounds_ms[0] if qnn_available() else None
+            ms = waiting.result()
         return Row(kind, name, round(float(np.mean(ious)), 5), round(min(ious), 5), ms)
+
+    def _simulated_ms(self, what: str, graph: Path) -> float | None:
+        try:
+            return simulate(graph, self.chip, self.cache).cost.bounds_ms[0] if qnn_available() else None
+        except ValueError as error:
+            _log.warning("%s has no latency: %s", what, error)
+            return None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,22 +125,8 @@ def run(options: argparse.Namespace) -> int:
         bench.measure("whole", name, bits)
         for name, bits in (("float", in_float), ("16 bits", wide), ("8 bits", narrow))
     ]
-    names = [("part", part) for part in PARTS if any(is_named(node, part) for node in nodes)]
-    if not options.parts_only:
-        names += [("layer", layer) for layer in layers_of(nodes)]
-    rows: list[Row] = []
-    for kind, name in tqdm(names, desc="sensitivity", unit="graph"):
-        if time.monotonic() > ends - 60 * options.minutes / 4:  # the rest is for the choice
-            say(f"--minutes: {len(names) - len(rows)} layers were not begun, from {name} on")
-            break
-        alone = {node.name for node in nodes if is_named(node, name)}
-        rows.append(
-            bench.measure(
-                kind,
-                name,
-                *({node: narrow[node] if node in alone else rest[node] for node in rest} for rest in (in_float, wide)),
-            )
-        )
+    # A quarter of the time is for the choice.
+    rows = measure_alone(bench, wide, narrow, options.parts_only, ends - 60 * options.minutes / 4)
     candidates = [row for row in rows if row.kind == ("part" if options.parts_only else "layer")]
     choices = choose(bench, whole, candidates, options.target, ends)
     kept = choices[-1].name if choices else ""
@@ -144,6 +143,39 @@ def run(options: argparse.Namespace) -> int:
     write_keep(root / PARAMS_FILE, kept.split())
     say(f"export.keep: [{', '.join(kept.split())}], for -S export.precision=mixed")
     return 0
+
+
+def measure_alone(
+    bench: Bench, wide: Mapping[str, Bits], narrow: Mapping[str, Bits], parts_only: bool, until: float
+) -> list[Row]:
+    """Put each part and then, but for `parts_only`, each layer into 8 bits alone; rows in the graph's order.
+
+    wide, narrow: bits of all nodes, in 16 and in 8. After `until` (of the monotonic clock) no further layer is begun;
+    those of the parts that lose most are first.
+    """
+    nodes = bench.calibrated.nodes
+    rests: tuple[Mapping[str, Bits], ...] = (dict.fromkeys(wide, "float"), wide)
+    parts = [part for part in PARTS if any(is_named(node, part) for node in nodes)]
+    layers = {} if parts_only else layers_of(nodes)
+    bar = tqdm(total=len(parts) + len(layers), desc="sensitivity", unit="graph")
+
+    def measured(kind: str, name: str) -> Row:
+        alone = {node.name for node in nodes if is_named(node, name)}
+        decided, timed = (dict(rest) | {node: narrow[node] for node in alone} for rest in rests)
+        row = bench.measure(kind, name, decided, timed)
+        bar.update()
+        return row
+
+    with bar:
+        rows = {part: measured("part", part) for part in parts}
+        lost = {part: 1 - row.iou_mean for part, row in rows.items()}
+        of_layers: dict[str, Row] = {}
+        for layer in sorted(layers, key=lambda name: lost.get(layers[name], 0.0), reverse=True):
+            if time.monotonic() > until:
+                say(f"--minutes: {len(layers) - len(of_layers)} layers were not begun, from {layer} on")
+                break
+            of_layers[layer] = measured("layer", layer)
+    return [*rows.values(), *(of_layers[layer] for layer in layers if layer in of_layers)]
 
 
 def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: float, ends: float) -> list[Row]:
@@ -167,9 +199,9 @@ def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: 
     return choices
 
 
-def layers_of(nodes: Iterable[onnx.NodeProto]) -> list[str]:
-    """Return the module paths of a graph's nodes, cut to DEPTH names, in the graph's order."""
-    return list(dict.fromkeys(".".join(module_of(node.name)[:DEPTH]) for node in nodes))
+def layers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
+    """Return the module paths of a graph's nodes, cut to DEPTH names, each with its part, in the graph's order."""
+    return {".".join(module_of(node.name)[:DEPTH]): part_of(node.name) for node in nodes}
 
 
 def write_keep(params: Path, names: Collection[str]) -> None:
