@@ -1,5 +1,6 @@
 """Integers: forms equal to the plain ones, graphs that say what they are, and mistakes that are named."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,16 @@ def test_products_that_the_npu_would_make_zero_of_are_named(
     assert "the NPU makes 0" not in caplog.text
     _warn(calibrated, bits)
     assert "products have steps beyond 100 of their result's, of which the NPU makes 0: decoder/MatMul" in caplog.text
+
+
+def test_each_product_has_a_bias_of_its_own_and_what_nothing_reads_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "graph.onnx"
+    trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
+    graph = prepared(path).graph
+    read = Counter(name for node in graph.node for name in node.input)
+    biases = [node.input[2] for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) > 2]
+    assert {read[bias] for bias in biases} == {1}
+    assert {each.name for each in graph.initializer} <= read.keys()
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])

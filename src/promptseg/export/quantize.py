@@ -507,6 +507,8 @@ def _own_biases(content: onnx.ModelProto) -> None:
             own = graph.initializer.add()
             own.CopyFrom(shared)
             own.name = node.input[2] = f"{node.name}/bias"
+    for name in constants.keys() - _readers(graph).keys():  # all of whose readers have copies now
+        graph.initializer.remove(constants[name])
 
 
 def _cut_biased_products(content: onnx.ModelProto) -> None:
