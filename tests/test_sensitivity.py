@@ -1,5 +1,6 @@
 """Which layers `mixed` keeps, without a compiler: measurements are made up, the choice is not."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def test_layers_of_the_part_that_loses_most_are_first_and_rows_are_in_the_graphs
             return Row(kind, name, 0.8 if name == "decoder" else 0.9, 0.5, None)
 
     wide, narrow = ({name: bits for name in NAMES} for bits in ("16", "8"))
-    rows = measure_alone(Alone(), wide, narrow, parts_only=False, until=until)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        rows = measure_alone(Alone(), wide, narrow, False, until, pool)  # type: ignore[arg-type]
     assert begun == ["backbone", "decoder", "mask", *layers]
     assert [row.name for row in rows] == ["backbone", "decoder", "mask", *([] if until == 0 else layers_of(NODES))]
 
@@ -95,6 +97,7 @@ def test_keep_is_written_and_nothing_else_of_params(tmp_path: Path) -> None:
         write_keep(path, [])
 
 
-def test_no_samples_are_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sensitivity", "--samples", "0"]) == 1
+@pytest.mark.parametrize("option", ["--samples", "--workers"])
+def test_none_at_all_is_a_mistake(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert main(["sensitivity", option, "0"]) == 1
     assert capsys.readouterr().out == ""

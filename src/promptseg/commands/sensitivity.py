@@ -17,6 +17,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -74,21 +75,21 @@ class Bench:
     cache: Path
 
     def measure(self, kind: str, name: str, bits: Mapping[str, Bits], timed: Mapping[str, Bits] | None = None) -> Row:
-        """Quantize, decide the samples' masks, and beside that simulate `timed`, or the same graph.
+        """Quantize, decide the samples' masks, and simulate `timed`, or the same graph.
 
         A mixture that the compiler refuses, and every graph where there is no compiler, has no latency.
         """
-        with tempfile.TemporaryDirectory(prefix="promptseg-") as folder, ThreadPoolExecutor(1) as beside:
-            graph, timed_graph = (Path(folder) / each for each in ("decided.onnx", "timed.onnx"))
-            onnx.save(quantized(self.calibrated, timed or bits), timed_graph)
-            waiting = beside.submit(self._simulated_ms, f"{kind} {name}", timed_graph)
+        with tempfile.TemporaryDirectory(prefix="promptseg-") as folder:
+            graph = Path(folder) / "model.onnx"
             onnx.save(quantized(self.calibrated, bits), graph)
             session = HostSession(graph)
             ious = [
                 overlap(session.decide(sample).pred_mask, mask).iou
                 for sample, mask in zip(self.samples, self.masks, strict=True)
             ]
-            ms = waiting.result()
+            if timed is not None:
+                onnx.save(quantized(self.calibrated, timed), graph)
+            ms = self._simulated_ms(f"{kind} {name}", graph)
         return Row(kind, name, round(float(np.mean(ious)), 5), round(min(ious), 5), ms)
 
     def _simulated_ms(self, what: str, graph: Path) -> float | None:
@@ -108,25 +109,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", type=float, default=0.98, help="mean IoU with the float masks that is enough (0.98)"
     )
     parser.add_argument("--minutes", type=float, default=15.0, help="after which no further layer is begun (15)")
-    parser.add_argument("--parts-only", action="store_true", help="no layers: a choice among parts, in two minutes")
+    parser.add_argument("--parts-only", action="store_true", help="no layers: a choice among parts")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="graphs at a time, of which each takes a core and its compiler's memory (2)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, draw, choose, and write the choice to params.yaml."""
-    if options.samples < 1:
-        raise ValueError(f"--samples: got {options.samples}, wanted at least 1")
+    for name in ("samples", "workers"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name}: got {getattr(options, name)}, wanted at least 1")
     ends = time.monotonic() + 60 * options.minutes
     root = project_root()
     bench = _bench(root, options.samples)
     nodes = bench.calibrated.nodes
     wide, narrow = (bits_of(nodes, precision) for precision in ("w8a16", "w8a8"))
     in_float: dict[str, Bits] = dict.fromkeys(wide, "float")
-    whole = [
-        bench.measure("whole", name, bits)
-        for name, bits in (("float", in_float), ("16 bits", wide), ("8 bits", narrow))
-    ]
-    # A quarter of the time is for the choice.
-    rows = measure_alone(bench, wide, narrow, options.parts_only, ends - 60 * options.minutes / 4)
+    with ThreadPoolExecutor(options.workers) as pool:
+        whole = list(pool.map(bench.measure, repeat("whole"), ("float", "16 bits", "8 bits"), (in_float, wide, narrow)))
+        # A quarter of the time is for the choice.
+        rows = measure_alone(bench, wide, narrow, options.parts_only, ends - 60 * options.minutes / 4, pool)
     candidates = [row for row in rows if row.kind == ("part" if options.parts_only else "layer")]
     choices = choose(bench, whole, candidates, options.target, ends)
     kept = choices[-1].name if choices else ""
@@ -146,7 +152,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure_alone(
-    bench: Bench, wide: Mapping[str, Bits], narrow: Mapping[str, Bits], parts_only: bool, until: float
+    bench: Bench,
+    wide: Mapping[str, Bits],
+    narrow: Mapping[str, Bits],
+    parts_only: bool,
+    until: float,
+    pool: ThreadPoolExecutor,
 ) -> list[Row]:
     """Put each part and then, but for `parts_only`, each layer into 8 bits alone; rows in the graph's order.
 
@@ -159,7 +170,9 @@ def measure_alone(
     layers = {} if parts_only else layers_of(nodes)
     bar = tqdm(total=len(parts) + len(layers), desc="sensitivity", unit="graph")
 
-    def measured(kind: str, name: str) -> Row:
+    def measured(kind: str, name: str) -> Row | None:
+        if kind == "layer" and time.monotonic() > until:
+            return None
         alone = {node.name for node in nodes if is_named(node, name)}
         decided, timed = (dict(rest) | {node: narrow[node] for node in alone} for rest in rests)
         row = bench.measure(kind, name, decided, timed)
@@ -167,15 +180,13 @@ def measure_alone(
         return row
 
     with bar:
-        rows = {part: measured("part", part) for part in parts}
-        lost = {part: 1 - row.iou_mean for part, row in rows.items()}
-        of_layers: dict[str, Row] = {}
-        for layer in sorted(layers, key=lambda name: lost.get(layers[name], 0.0), reverse=True):
-            if time.monotonic() > until:
-                say(f"--minutes: {len(layers) - len(of_layers)} layers were not begun, from {layer} on")
-                break
-            of_layers[layer] = measured("layer", layer)
-    return [*rows.values(), *(of_layers[layer] for layer in layers if layer in of_layers)]
+        rows = [row for row in pool.map(measured, repeat("part"), parts) if row]
+        lost = {row.name: 1 - row.iou_mean for row in rows}
+        ordered = sorted(layers, key=lambda layer: lost.get(layers[layer], 0.0), reverse=True)
+        of_layers = dict(zip(ordered, pool.map(measured, repeat("layer"), ordered), strict=True))
+    if left := [layer for layer, row in of_layers.items() if row is None]:
+        say(f"--minutes: {len(left)} layers were not begun: {', '.join(left)}")
+    return [*rows, *(row for layer in layers if (row := of_layers[layer]))]
 
 
 def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: float, ends: float) -> list[Row]:
