@@ -55,6 +55,11 @@ def test_the_choice_ends_where_it_is_good_enough_or_slower_than_float_or_the_tim
     assert chosen(2.0, 0.99, ends=0) == []
 
 
+def test_a_module_above_other_layers_stands_for_its_own_operations() -> None:
+    above = onnx.helper.make_node("Clip", ["a"], ["c"], "network.decoder/Clip_5")
+    assert list(layers_of([*NODES, above])) == ["backbone.stages.0", "decoder.layers.2", "mask", "decoder/"]
+
+
 def test_layers_are_module_paths_cut_short() -> None:
     assert layers_of(NODES) == {"backbone.stages.0": "backbone", "decoder.layers.2": "decoder", "mask": "other"}
 

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from promptseg.commands import say
 from promptseg.commands.project import project_root
 from promptseg.export.quantize import (
+    MODULE_ALONE,
     Bits,
     Calibrated,
     bits_of,
@@ -211,8 +212,13 @@ def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: 
 
 
 def layers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
-    """Return the module paths of a graph's nodes, cut to DEPTH names, each with its part, in the graph's order."""
-    return {".".join(module_of(node.name)[:DEPTH]): part_of(node.name) for node in nodes}
+    """Return the module paths of a graph's nodes, cut to DEPTH names, each with its part, in the graph's order.
+
+    A module that has layers below it stands for its own operations alone: "decoder/".
+    """
+    parts = {".".join(module_of(node.name)[:DEPTH]): part_of(node.name) for node in nodes}
+    above = {path for path in parts if any(other.startswith(f"{path}.") for other in parts)}
+    return {path + MODULE_ALONE * (path in above): part for path, part in parts.items()}
 
 
 def write_keep(params: Path, names: Collection[str]) -> None:

@@ -35,6 +35,7 @@ KEPT: dict[str, tuple[str, ...]] = {"nano": ("mask",), "photo": ("decoder",)}
 QDQ_OPSET = (
     21  # the first whose QuantizeLinear knows 16 bits; before it ONNX Runtime has operations of its own for them
 )
+MODULE_ALONE = "/"  # behind a module's name in export.keep: its own operations, and not those of modules below it
 FLOAT_SUFFIX = ":float"  # behind a name of export.keep: in float, and not in 16 bits
 HISTOGRAM_BINS = 2048
 PERCENTILE = 99.99
@@ -150,9 +151,9 @@ def bits_of(nodes: Iterable[onnx.NodeProto], precision: str, keep: Collection[st
 
     What a choice (ArgMax) is made of has 16 bits in any case: among 256 steps, queries that fit alike would be equal.
 
-    A name of `keep` is a part (see hubs/contract.py), the beginning of a module's path ("decoder.layers.2"), or a kind
-    of operation ("Softmax"); with FLOAT_SUFFIX behind it the operation stays in float, else it has 16 bits. Raises
-    ValueError for a name that is none of them in this graph.
+    A name of `keep` is a part (see hubs/contract.py), the beginning of a module's path ("decoder.layers.2"), that of a
+    module without what is below it ("decoder/"), or a kind of operation ("Softmax"); with FLOAT_SUFFIX behind it the
+    operation stays in float, else it has 16 bits. Raises ValueError for a name that is none of them in this graph.
     """
     nodes = list(nodes)
     usual: Bits = "16" if precision == "w8a16" else "8"
@@ -165,8 +166,8 @@ def bits_of(nodes: Iterable[onnx.NodeProto], precision: str, keep: Collection[st
             kinds = sorted({node.op_type for node in nodes})
             raise ValueError(
                 f"export.keep: got {entry!r}, wanted a part ({', '.join(PARTS)}), a module ({', '.join(modules)}, and "
-                f"what is below them) or a kind of operation ({', '.join(kinds)}), with {FLOAT_SUFFIX!r} behind it for "
-                "float"
+                f"what is below them; with {MODULE_ALONE!r} behind it without that) or a kind of operation "
+                f"({', '.join(kinds)}), with {FLOAT_SUFFIX!r} behind it for float"
             )
         bits |= dict.fromkeys(found, "float" if entry.endswith(FLOAT_SUFFIX) else "16")
     return bits
@@ -184,8 +185,10 @@ def _chosen_by(nodes: list[onnx.NodeProto]) -> Iterator[str]:
 
 
 def is_named(node: onnx.NodeProto, name: str) -> bool:
-    """Tell whether a node is of the part, below the module, or of the kind of operation `name`."""
+    """Tell whether a node is of the part, below the module, in the module ("decoder/"), or of the kind `name`."""
     path = ".".join(module_of(node.name))
+    if name.endswith(MODULE_ALONE):
+        return path == name.removesuffix(MODULE_ALONE)
     return name in (part_of(node.name), node.op_type, path) or path.startswith(f"{name}.")
 
 

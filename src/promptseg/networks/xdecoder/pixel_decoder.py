@@ -74,9 +74,10 @@ class PixelDecoder(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """See the class."""
-        y = F.relu(self.output[0](self._encode(self.input_proj(maps[-1]))))
+        coarsest, *outputs = self.output  # a slice of the list would lend its odd name to the exported nodes
+        y = F.relu(coarsest(self._encode(self.input_proj(maps[-1]))))
         pyramid = [y]
-        for lateral, output, finer in zip(self.lateral, self.output[1:], maps[-2::-1], strict=True):
+        for lateral, output, finer in zip(self.lateral, outputs, maps[-2::-1], strict=True):
             y = lateral(finer) + F.interpolate(y, size=finer.shape[-2:], mode="nearest")
             y = F.relu(output(y))
             pyramid.append(y)
