@@ -104,7 +104,7 @@ class Bench:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.add_argument(
-        "--samples", type=int, default=16, help="of hub.split, spread over kinds of phrase (default 16)"
+        "--samples", type=int, default=32, help="of hub.split, spread over kinds of phrase (default 32)"
     )
     parser.add_argument(
         "--target", type=float, default=0.98, help="mean IoU with the float masks that is enough (0.98)"
