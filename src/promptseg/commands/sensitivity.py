@@ -5,8 +5,9 @@
 
 Each part, then each layer, is put into 8 bits alone: IoU of the masks with those of the float graph, with the rest in
 float (ONNX Runtime), and the simulated milliseconds of the whole graph, with the rest in 16 bits. Then, from 8 bits
-everywhere, the layers that lose most for each millisecond that they save are put into 16 bits, one after the other, as
-long as that helps. After `--minutes` no further layer is begun; those of the parts that lose most come first.
+everywhere, the layers that lose most for each millisecond that they save are put into 16 bits, one after the other;
+those stay there that gain more for a millisecond than 16 bits everywhere do. After `--minutes` no further layer is
+begun; those of the parts that lose most come first.
 """
 
 import argparse
@@ -191,12 +192,14 @@ def measure_alone(
 
 
 def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: float, ends: float) -> list[Row]:
-    """Put layers into 16 bits, those first that lose most for a millisecond saved, while that helps.
+    """Put layers into 16 bits, those first that lose most for a millisecond saved, and keep those that are worth it.
 
-    Returns a row for each layer that was kept, its name all names so far; ends where `target` is reached, where the
-    graph would be slower than in float, or when the time is over.
+    A layer is where it gains more IoU for a millisecond than 16 bits everywhere do over 8, and leaves the graph no
+    slower than in float. Returns a row for each one kept, its name all names so far; ends where `target` is reached,
+    or when the time is over.
     """
     in_float, wide, best = whole
+    usual_gain = _gain_per_ms(best, wide)
     kept: list[str] = []
     choices: list[Row] = []
     for candidate in sorted(candidates, key=lambda row: _loss_per_ms(row, wide), reverse=True):
@@ -205,7 +208,7 @@ def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: 
         names = [*kept, candidate.name]
         row = bench.measure("choice", " ".join(names), bits_of(bench.calibrated.nodes, "mixed", names))
         slower = (row.latency_ms_simulated or 0) > (in_float.latency_ms_simulated or float("inf"))
-        if row.iou_mean > best.iou_mean and not slower:
+        if row.iou_mean > best.iou_mean and _gain_per_ms(best, row) >= usual_gain and not slower:
             kept, best = names, row
             choices.append(row)
     return choices
@@ -254,3 +257,10 @@ def _loss_per_ms(row: Row, wide: Row) -> float:
     if row.latency_ms_simulated is None or wide.latency_ms_simulated is None:
         return 1 - row.iou_mean
     return (1 - row.iou_mean) / max(wide.latency_ms_simulated - row.latency_ms_simulated, LEAST_MS)
+
+
+def _gain_per_ms(row: Row, wider: Row) -> float:
+    """IoU that `wider` gains over `row` for each millisecond that it takes more; without latencies, infinite."""
+    if row.latency_ms_simulated is None or wider.latency_ms_simulated is None:
+        return float("inf")
+    return (wider.iou_mean - row.iou_mean) / max(wider.latency_ms_simulated - row.latency_ms_simulated, LEAST_MS)
