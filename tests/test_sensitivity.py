@@ -23,25 +23,24 @@ class FakeBench:
         graph = onnx.helper.make_graph(NODES, "g", [], [])
         self.calibrated = Calibrated(onnx.helper.make_model(graph), ranges=None)  # type: ignore[arg-type]
         self.ms, self.cost = ms, cost
+        self.pictures = ["a"]
 
     def measure(self, kind: str, name: str, bits: dict[str, Any]) -> Row:
         wide = [node for node, each in bits.items() if each == "16"]
         iou = 0.8 + sum(-0.01 if "mask" in node else 0.1 for node in wide)
-        return Row(kind, name, iou, iou, self.ms + self.cost * len(wide))
+        return Row(kind, name, (iou,), self.ms + self.cost * len(wide))
 
 
 def rows() -> list[Row]:
     return [
-        Row("layer", "backbone.stages.0", 0.95, 0.9, 3.0),
-        Row("layer", "decoder.layers.2", 0.9, 0.8, 3.9),
-        Row("layer", "mask", 0.99, 0.9, 3.99),
+        Row("layer", "backbone.stages.0", (0.95,), 3.0),
+        Row("layer", "decoder.layers.2", (0.9,), 3.9),
+        Row("layer", "mask", (0.99,), 3.99),
     ]
 
 
 def chosen(ms: float, target: float, ends: float = FOREVER, cost: float = 0.5) -> list[str]:
-    whole = [Row("whole", name, 1.0, 1.0, 4.0) for name in ("float", "16 bits")] + [
-        Row("whole", "8 bits", 0.8, 0.8, ms)
-    ]
+    whole = [Row("whole", name, (1.0,), 4.0) for name in ("float", "16 bits")] + [Row("whole", "8 bits", (0.8,), ms)]
     return [row.name for row in choose(FakeBench(ms, cost), whole, rows(), target, ends)]  # type: ignore[arg-type]
 
 
@@ -52,6 +51,22 @@ def test_layers_that_lose_most_for_a_millisecond_come_first_and_stay_if_they_hel
 def test_a_layer_stays_in_8_bits_where_16_everywhere_gain_more_for_a_millisecond() -> None:
     assert chosen(2.0, 0.99, cost=0.9) == ["decoder.layers.2", "decoder.layers.2 backbone.stages.0"]
     assert chosen(2.0, 0.99, cost=1.1) == []
+
+
+def test_a_gain_that_one_sample_alone_makes_is_taken_for_chance() -> None:
+    class Lucky(FakeBench):
+        gained = (0.3, 0.0, 0.0, 0.0)
+
+        def measure(self, kind: str, name: str, bits: dict[str, Any]) -> Row:
+            assert list(bits.values()).count("16") == 1
+            return Row(kind, name, tuple(0.6 + gain for gain in self.gained), 2.5)
+
+    bench, eight = Lucky(2.0), Row("whole", "8 bits", (0.6,) * 4, 2.0)
+    bench.pictures = list("abcd")
+    whole = [Row("whole", "float", (1.0,) * 4, 9.0), Row("whole", "16 bits", (0.61,) * 4, 9.0), eight]
+    assert choose(bench, whole, rows()[:1], 0.99, FOREVER) == []  # type: ignore[arg-type]
+    bench.gained = (0.1, 0.05, 0.1, 0.05)
+    assert [row.name for row in choose(bench, whole, rows()[:1], 0.99, FOREVER)] == ["backbone.stages.0"]  # type: ignore[arg-type]
 
 
 def test_the_choice_ends_where_it_is_good_enough_or_slower_than_float_or_the_time_is_over() -> None:
@@ -80,7 +95,7 @@ def test_layers_of_the_part_that_loses_most_are_first_and_rows_are_in_the_graphs
             begun.append(name)
             assert sorted(alone.values()) == ["8", "float", "float"]
             assert sorted(beside.values()) == ["16", "16", "8"]
-            return Row(kind, name, 0.8 if name == "decoder" else 0.9, 0.5, None)
+            return Row(kind, name, (0.8 if name == "decoder" else 0.9,), None)
 
     wide, narrow = ({name: bits for name in NAMES} for bits in ("16", "8"))
     with ThreadPoolExecutor(1) as pool:

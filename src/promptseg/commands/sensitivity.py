@@ -6,8 +6,8 @@
 Each part, then each layer, is put into 8 bits alone: IoU of the masks with those of the float graph, with the rest in
 float (ONNX Runtime), and the simulated milliseconds of the whole graph, with the rest in 16 bits. Then, from 8 bits
 everywhere, the layers that lose most for each millisecond that they save are put into 16 bits, one after the other;
-those stay there that gain more for a millisecond than 16 bits everywhere do. After `--minutes` no further layer is
-begun; those of the parts that lose most come first.
+those stay there that gain more than chance would give, and more for a millisecond than 16 bits everywhere do. After
+`--minutes` no further layer is begun; those of the parts that lose most come first.
 """
 
 import argparse
@@ -15,11 +15,12 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ from promptseg.hubs.devices import Chip, find_device
 from promptseg.hubs.host import GraphInputs, HostSession
 from promptseg.hubs.local.profile import simulate
 from promptseg.hubs.local.session import qnn_available
-from promptseg.metrics import overlap
+from promptseg.metrics import bootstrap_interval, overlap
 from promptseg.params import PARAMS_FILE, read_params, read_paths
 from promptseg.report.charts import Bar, draw_bars
 
@@ -61,9 +62,26 @@ class Row:
 
     kind: str  # whole, part, layer or choice
     name: str
-    iou_mean: float
-    iou_worst: float
+    ious: tuple[float, ...]  # one per sample
     latency_ms_simulated: float | None
+
+    @property
+    def iou_mean(self) -> float:
+        """Mean over the samples."""
+        return float(np.mean(self.ious))
+
+    def figures(self, pictures: Sequence[str]) -> dict[str, Any]:
+        """Return the row's columns of the table; `pictures` names each sample's."""
+        low, high = bootstrap_interval(self.ious, pictures, seed=0)
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "iou_mean": round(self.iou_mean, 5),
+            "iou_mean_low": round(low, 5),
+            "iou_mean_high": round(high, 5),
+            "iou_worst": round(min(self.ious), 5),
+            "latency_ms_simulated": self.latency_ms_simulated,
+        }
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,11 @@ class Bench:
     masks: list[NDArray[np.bool_]]  # of the float graph
     chip: Chip
     cache: Path
+
+    @property
+    def pictures(self) -> list[str]:
+        """Name of each sample's picture."""
+        return [sample.image for sample in self.samples.samples]
 
     def measure(self, kind: str, name: str, bits: Mapping[str, Bits], timed: Mapping[str, Bits] | None = None) -> Row:
         """Quantize, decide the samples' masks, and simulate `timed`, or the same graph.
@@ -92,7 +115,7 @@ class Bench:
             if timed is not None:
                 onnx.save(quantized(self.calibrated, timed), graph)
             ms = self._simulated_ms(f"{kind} {name}", graph)
-        return Row(kind, name, round(float(np.mean(ious)), 5), round(min(ious), 5), ms)
+        return Row(kind, name, tuple(ious), ms)
 
     def _simulated_ms(self, what: str, graph: Path) -> float | None:
         try:
@@ -138,12 +161,13 @@ def run(options: argparse.Namespace) -> int:
     candidates = [row for row in rows if row.kind == ("part" if options.parts_only else "layer")]
     choices = choose(bench, whole, candidates, options.target, ends)
     kept = choices[-1].name if choices else ""
-    everything = [*whole, *rows, *choices]
-    for row in everything:
-        ms = "-" if row.latency_ms_simulated is None else f"{row.latency_ms_simulated:.2f}"
-        say(f"{row.kind:7}{row.name:60.60}  IoU {row.iou_mean:.4f}, worst {row.iou_worst:.3f}  {ms:>7} ms simulated")
+    table = [row.figures(bench.pictures) for row in (*whole, *rows, *choices)]
+    for row in table:
+        ms = "-" if row["latency_ms_simulated"] is None else f"{row['latency_ms_simulated']:.2f}"
+        iou = f"{row['iou_mean']:.3f} ({row['iou_mean_low']:.3f} to {row['iou_mean_high']:.3f})"
+        say(f"{row['kind']:7}{row['name']:50.50}  IoU {iou}, worst {row['iou_worst']:.3f}  {ms:>7} ms simulated")
     metrics = root / "metrics"
-    write_rows(metrics / "sensitivity.csv", map(asdict, everything), [field.name for field in fields(Row)])
+    write_rows(metrics / "sensitivity.csv", table, list(table[0]))
     with atomic_path(metrics / "sensitivity.svg") as path:
         path.write_text(
             draw_bars([Bar(row.name, 1 - row.iou_mean) for row in rows], "1 - IoU with the float masks"), "utf-8"
@@ -194,9 +218,9 @@ def measure_alone(
 def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: float, ends: float) -> list[Row]:
     """Put layers into 16 bits, those first that lose most for a millisecond saved, and keep those that are worth it.
 
-    A layer is where it gains more IoU for a millisecond than 16 bits everywhere do over 8, and leaves the graph no
-    slower than in float. Returns a row for each one kept, its name all names so far; ends where `target` is reached,
-    or when the time is over.
+    A layer is where its gain is no chance (the paired interval is above 0), more for a millisecond than that of 16 bits
+    everywhere over 8, and leaves the graph no slower than in float. Returns a row for each one kept, its name all names
+    so far; ends where `target` is reached, or when the time is over.
     """
     in_float, wide, best = whole
     usual_gain = _gain_per_ms(best, wide)
@@ -208,7 +232,9 @@ def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: 
         names = [*kept, candidate.name]
         row = bench.measure("choice", " ".join(names), bits_of(bench.calibrated.nodes, "mixed", names))
         slower = (row.latency_ms_simulated or 0) > (in_float.latency_ms_simulated or float("inf"))
-        if row.iou_mean > best.iou_mean and _gain_per_ms(best, row) >= usual_gain and not slower:
+        gains = [gained - had for gained, had in zip(row.ious, best.ious, strict=True)]
+        surely, _ = bootstrap_interval(gains, bench.pictures, seed=0)
+        if surely > 0 and _gain_per_ms(best, row) >= usual_gain and not slower:
             kept, best = names, row
             choices.append(row)
     return choices
