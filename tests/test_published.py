@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from networks import PAPER_RULE, drawn, micro, micro_network, micro_vit
@@ -113,6 +114,26 @@ def test_a_truncated_file_is_refused(tmp_path, weights, kept, new):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
     assert "fetch it again" in refusal(path) or "damaged file" in refusal(path)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_damage_anywhere_is_refused_or_leaves_tensors(tmp_path, new):
+    """Cut at each byte, and with bytes changed by chance: torch raises what its parser happens to fall over."""
+    path = stored(tmp_path / "a.pt", {"a": torch.ones(3), "b": torch.ones(2, 2)}, _use_new_zipfile_serialization=new)
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    damaged = [content[:length] for length in range(len(content))]
+    for _ in range(1000):
+        changed = bytearray(content)
+        changed[random.integers(len(content))] = random.integers(256)
+        damaged.append(bytes(changed))
+    refused = 0
+    for each in damaged:
+        path.write_bytes(each)
+        try:
+            read_published(path)
+        except ValueError as error:
+            refused += str(error).startswith(f"{path}: ")
+    assert refused >= len(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80", b"<html>not found</html>"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from promptseg.networks.network import Network
 
 FORMAT = 1
 # What torch.load raises over damaged bytes: depending on where they are, it takes the file for one of its formats.
-DAMAGED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+DAMAGED = (
+    *(pickle.UnpicklingError, struct.error, RuntimeError, OSError, EOFError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Strict: every published key is kept under a name of ours or left out for a state
 be those that the network here computes with.
 """
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from promptseg.checkpoints.checkpoint import values_sha256
+from promptseg.checkpoints.checkpoint import DAMAGED, values_sha256
 from promptseg.files import read_json
 from promptseg.networks.clipseg.model import BlockConfig, ClipSeg, ClipSegConfig
 
@@ -70,7 +69,7 @@ def load_clipseg(source: str) -> tuple[ClipSeg, dict[str, Any]]:
             f"where there is one, run `hf download {source} --local-dir clipseg`, copy the folder here, and set "
             "finetune.init and finetune.watch to it"
         ) from error
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except tuple({SafetensorError, *DAMAGED} - {ValueError}) as error:  # a ValueError says itself what is wrong
         raise ValueError(f"{source}: got a damaged file of weights ({error}); fetch or copy it again") from error
     faults = [
         f"{name.removesuffix('_keys')}: {', '.join(map(str, unaccounted))}"

@@ -81,7 +81,10 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; wanted a published checkpoint ({' or '.join(SUFFIXES)})")
-    is_zip = zipfile.is_zipfile(path)
+    try:
+        is_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # its end is damaged so that it speaks of several disks
+        is_zip = False
     with path.open("rb") as stream:
         if not is_zip and stream.read(len(_ZIP_START)) == _ZIP_START:
             raise ValueError(f"{path}: got a file without its end; copy or fetch it again")
