@@ -63,7 +63,7 @@ class LocalHub:
         self._device = find_device(config.device)
 
     def compile(self, graphs: Path, folder: Path) -> CompiledGraphs:
-        """Write context binaries, wrappers and manifest to `folder`; the same graphs give the same bytes."""
+        """Write context binaries, wrappers and manifest to `folder`; see CompileRequest on their bytes."""
         exported = read_graphs(graphs)
         self._device.check_precision(exported.record.precision)
         note = "" if qnn_available() else NOTHING_COMPILED

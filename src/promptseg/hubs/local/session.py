@@ -66,7 +66,8 @@ class CompileRequest:
     """Compile `graph`, a file name in the working folder, to `wrapper` (ONNX) and `<wrapper stem>_qnn.bin` beside it.
 
     The name and not the path of the graph reaches the compiler, because it names the compiled graph after a hash of
-    what it was given: the same graph compiles to the same bytes wherever it lies. With `profile_csv` the performance
+    what it was given: the same graph has the same name wherever it lies. (Some 150 of a binary's bytes differ from one
+    compilation to the next; its simulated figures do not.) With `profile_csv` the performance
     simulator's figures are written there, in place of an earlier plan's. With `trace` too, its timeline is written
     beside them (`<profile stem>_qnn.log`), tens of megabytes. `plan` is the place of one of PLANS.
     """
