@@ -59,6 +59,14 @@ def bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bright_graph(tmp_path_factory.mktemp("graph") / "bright.onnx")
 
 
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network's float graph in the forms that integers want."""
+    path = tmp_path_factory.mktemp("traced") / "graph.onnx"
+    trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
+    return path
+
+
 @pytest.mark.parametrize("res", [64, 131])
 def test_the_resize_by_matrices_is_the_bilinear_one(res: int) -> None:
     canvas = torch.rand(1, 3, CANVAS, CANVAS) * 255
@@ -141,10 +149,8 @@ def test_outputs_of_very_different_ranges_have_scales_of_their_own_and_each_bias
     assert held[made[conv.input[2]].input[0]].dtype == np.int32
 
 
-def test_a_decision_is_as_steep_as_its_steps_and_no_steeper(tmp_path: Path) -> None:
-    path = tmp_path / "graph.onnx"
-    trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
-    calibrated = calibrate(prepared(path), SAMPLES, "minmax")
+def test_a_decision_is_as_steep_as_its_steps_and_no_steeper(traced: Path) -> None:
+    calibrated = calibrate(prepared(traced), SAMPLES, "minmax")
     bits = bits_of(calibrated.nodes, "w8a8")
     before = dict(_decisions(calibrated, bits))
     after = dict(_decisions(_tempered(calibrated, bits), bits))
@@ -160,12 +166,10 @@ def _decisions(calibrated: Calibrated, bits: Any) -> list[tuple[str, float]]:
 
 
 def test_products_that_the_npu_would_make_zero_of_are_named(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, traced: Path
 ) -> None:
     monkeypatch.setattr(quantize, "LARGEST_MULTIPLIER", 100.0)  # this network's decisions are at 139 and more
-    path = tmp_path / "graph.onnx"
-    trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
-    calibrated = calibrate(prepared(path), SAMPLES, "minmax")
+    calibrated = calibrate(prepared(traced), SAMPLES, "minmax")
     bits = bits_of(calibrated.nodes, "w8a8")
     _warn(_tempered(calibrated, bits), bits)
     assert "the NPU makes 0" not in caplog.text
@@ -173,10 +177,8 @@ def test_products_that_the_npu_would_make_zero_of_are_named(
     assert "products have steps beyond 100 of their result's, of which the NPU makes 0: decoder/MatMul" in caplog.text
 
 
-def test_each_product_has_a_bias_of_its_own_and_what_nothing_reads_is_gone(tmp_path: Path) -> None:
-    path = tmp_path / "graph.onnx"
-    trace_graph(DeployedXDecoder(micro_network(), 64, INTEGER_REWRITES).eval().requires_grad_(False), 18, path)
-    graph = prepared(path).graph
+def test_each_product_has_a_bias_of_its_own_and_what_nothing_reads_is_gone(traced: Path) -> None:
+    graph = prepared(traced).graph
     read = Counter(name for node in graph.node for name in node.input)
     biases = [node.input[2] for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) > 2]
     assert {read[bias] for bias in biases} == {1}

@@ -112,6 +112,8 @@ def test_keep_is_written_and_nothing_else_of_params(tmp_path: Path) -> None:
         path.read_text(encoding="utf-8")
         == "export:\n  opset: 18  # a\n  keep: [decoder,Softmax]           # of mixed\n"
     )
+    write_keep(path, ["output.slice(1, None)", "decoder/"])
+    assert '  keep: ["output.slice(1, None)",decoder/] ' in path.read_text(encoding="utf-8")
     write_keep(path, [])
     assert "  keep: [] " in path.read_text(encoding="utf-8")
     path.write_text("export:\n  keep:                # of mixed\n", encoding="utf-8")

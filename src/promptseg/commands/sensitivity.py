@@ -11,13 +11,14 @@ those stay there that gain more than chance would give, and more for a milliseco
 """
 
 import argparse
+import json
 import logging
 import re
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ from promptseg.report.charts import Bar, draw_bars
 
 DEPTH = 3  # of the module path that is a layer: "decoder.cross_attentions.2"
 LEAST_MS = 0.01  # that a layer is taken to save, where it saves less: the simulator's own noise
+SEED = 0  # of the bootstrap
 _log = logging.getLogger(__name__)
+_PLAIN = re.compile(r"[\w./]+")  # a name that YAML reads as it stands; others are quoted
 _KEEP = re.compile(r"^(  keep: )(?:\[[^\]\n]*\]|[^\s#]\S*|)", re.MULTILINE)
 
 
@@ -64,6 +67,7 @@ class Row:
     name: str
     ious: tuple[float, ...]  # one per sample
     latency_ms_simulated: float | None
+    keeps: tuple[str, ...] = ()  # of a choice: the layers in 16 bits
 
     @property
     def iou_mean(self) -> float:
@@ -72,7 +76,7 @@ class Row:
 
     def figures(self, pictures: Sequence[str]) -> dict[str, Any]:
         """Return the row's columns of the table; `pictures` names each sample's."""
-        low, high = bootstrap_interval(self.ious, pictures, seed=0)
+        low, high = bootstrap_interval(self.ious, pictures, SEED)
         return {
             "kind": self.kind,
             "name": self.name,
@@ -160,8 +164,9 @@ def run(options: argparse.Namespace) -> int:
         rows = measure_alone(bench, wide, narrow, options.parts_only, ends - 60 * options.minutes / 4, pool)
     candidates = [row for row in rows if row.kind == ("part" if options.parts_only else "layer")]
     choices = choose(bench, whole, candidates, options.target, ends)
-    kept = choices[-1].name if choices else ""
-    table = [row.figures(bench.pictures) for row in (*whole, *rows, *choices)]
+    keeps = choices[-1].keeps if choices else ()
+    pictures = bench.pictures
+    table = [row.figures(pictures) for row in (*whole, *rows, *choices)]
     for row in table:
         ms = "-" if row["latency_ms_simulated"] is None else f"{row['latency_ms_simulated']:.2f}"
         iou = f"{row['iou_mean']:.3f} ({row['iou_mean_low']:.3f} to {row['iou_mean_high']:.3f})"
@@ -172,8 +177,8 @@ def run(options: argparse.Namespace) -> int:
         path.write_text(
             draw_bars([Bar(row.name, 1 - row.iou_mean) for row in rows], "1 - IoU with the float masks"), "utf-8"
         )
-    write_keep(root / PARAMS_FILE, kept.split())
-    say(f"export.keep: [{', '.join(kept.split())}], for -S export.precision=mixed")
+    write_keep(root / PARAMS_FILE, keeps)
+    say(f"export.keep: [{', '.join(keeps)}], for -S export.precision=mixed")
     return 0
 
 
@@ -196,20 +201,21 @@ def measure_alone(
     layers = {} if parts_only else layers_of(nodes)
     bar = tqdm(total=len(parts) + len(layers), desc="sensitivity", unit="graph")
 
-    def measured(kind: str, name: str) -> Row | None:
-        if kind == "layer" and time.monotonic() > until:
-            return None
+    def measured(kind: str, name: str) -> Row:
         alone = {node.name for node in nodes if is_named(node, name)}
         decided, timed = (dict(rest) | {node: narrow[node] for node in alone} for rest in rests)
         row = bench.measure(kind, name, decided, timed)
         bar.update()
         return row
 
+    def measured_in_time(layer: str) -> Row | None:
+        return measured("layer", layer) if time.monotonic() <= until else None
+
     with bar:
-        rows = [row for row in pool.map(measured, repeat("part"), parts) if row]
+        rows = list(pool.map(measured, repeat("part"), parts))
         lost = {row.name: 1 - row.iou_mean for row in rows}
         ordered = sorted(layers, key=lambda layer: lost.get(layers[layer], 0.0), reverse=True)
-        of_layers = dict(zip(ordered, pool.map(measured, repeat("layer"), ordered), strict=True))
+        of_layers = dict(zip(ordered, pool.map(measured_in_time, ordered), strict=True))
     if left := [layer for layer, row in of_layers.items() if row is None]:
         say(f"--minutes: {len(left)} layers were not begun: {', '.join(left)}")
     return [*rows, *(row for layer in layers if (row := of_layers[layer]))]
@@ -224,19 +230,18 @@ def choose(bench: Bench, whole: list[Row], candidates: Collection[Row], target: 
     """
     in_float, wide, best = whole
     usual_gain = _gain_per_ms(best, wide)
-    kept: list[str] = []
     choices: list[Row] = []
     for candidate in sorted(candidates, key=lambda row: _loss_per_ms(row, wide), reverse=True):
         if best.iou_mean >= target or candidate.iou_mean >= 1 or time.monotonic() > ends:
             break
-        names = [*kept, candidate.name]
+        names = (*best.keeps, candidate.name)
         row = bench.measure("choice", " ".join(names), bits_of(bench.calibrated.nodes, "mixed", names))
         slower = (row.latency_ms_simulated or 0) > (in_float.latency_ms_simulated or float("inf"))
         gains = [gained - had for gained, had in zip(row.ious, best.ious, strict=True)]
-        surely, _ = bootstrap_interval(gains, bench.pictures, seed=0)
+        surely, _ = bootstrap_interval(gains, bench.pictures, SEED)
         if surely > 0 and _gain_per_ms(best, row) >= usual_gain and not slower:
-            kept, best = names, row
-            choices.append(row)
+            best = replace(row, keeps=names)
+            choices.append(best)
     return choices
 
 
@@ -253,7 +258,7 @@ def layers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
 def write_keep(params: Path, names: Collection[str]) -> None:
     """Set export.keep in params.yaml, and change nothing else of it. Raises ValueError where it has no such line."""
     text = params.read_text(encoding="utf-8")
-    value = f"[{','.join(names)}]"
+    value = f"[{','.join(name if _PLAIN.fullmatch(name) else json.dumps(name) for name in names)}]"
     changed, count = _KEEP.subn(lambda match: match[1] + value, text)
     if count != 1:
         raise ValueError(f"{params}: got {count} lines `keep:` of one value, wanted one, of the section export")
